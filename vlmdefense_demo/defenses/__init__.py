@@ -1,0 +1,1 @@
+"""Defences, one method a file, in three folders: the survey's three paradigms."""

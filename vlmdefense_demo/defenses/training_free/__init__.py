@@ -1,0 +1,1 @@
+"""No weight ever changes: purified inputs, moved features, counted votes."""

@@ -1,0 +1,1 @@
+"""Paid once, before anyone asks: adversarially fine-tuned weights and prompts."""

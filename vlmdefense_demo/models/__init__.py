@@ -1,0 +1,1 @@
+"""Backbones and classifiers. The only package that imports open_clip."""

@@ -1,0 +1,100 @@
+"""A frozen CLIP-like model, shared by every request of the process.
+
+Pixels in [0, 1] go in; resizing has happened before, normalisation happens here. Nothing ever
+writes to its parameters: adapted prompts and swapped towers are arguments and new objects.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlmdefense_demo.errors import InvalidLabels
+from vlmdefense_demo.types import Features, Images
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes model input: square size, resize mode, normalisation."""
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    squash: bool = False
+
+
+class Backbone:
+    """One open_clip model in evaluation mode, with frozen parameters.
+
+    Args:
+        name: the id in the catalog.
+        model: an open_clip `CLIP` or `CustomTextCLIP`.
+        tokenizer: open_clip's tokenizer of this model.
+        preprocess: input geometry and normalisation.
+        twin: id of the robust image tower in place of the model's own, "" for its own.
+    """
+
+    def __init__(
+        self, name: str, model: nn.Module, tokenizer: Any, preprocess: Preprocess, twin: str = ""
+    ) -> None:
+        self.name, self.twin = name, twin
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.preprocess = preprocess
+        self.device = next(model.parameters()).device
+        self.logit_scale = float(model.logit_scale.detach().float().exp())  # type: ignore[operator, union-attr]
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
+        # One multiply-add in place of a subtraction and a division per pass.
+        self._gain, self._shift = (1 / std).to(self.device), (-mean / std).to(self.device)
+
+    @property
+    def visual(self) -> nn.Module:
+        """The image tower."""
+        return self.model.visual  # type: ignore[return-value]
+
+    @property
+    def text(self) -> nn.Module:
+        """The module that holds the text tower (the model itself for plain `CLIP`)."""
+        return getattr(self.model, "text", self.model)
+
+    def encode_image(self, x: Images) -> Features:
+        """(B, 3, H, W) in [0, 1] -> (B, D) un-normalised image features."""
+        out = self.visual(torch.addcmul(self._shift, x, self._gain))
+        return out[0] if isinstance(out, tuple) else out
+
+    def encode_ids(self, ids: Tensor) -> Features:
+        """(C, L) token ids -> (C, D) un-normalised text features."""
+        return self.model.encode_text(ids)  # type: ignore[operator]
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts -> (C, L) token ids on the model's device.
+
+        Raises:
+            InvalidLabels: a prompt does not fit the context window.
+        """
+        window = self.model.context_length
+        for prompt in prompts:
+            length = self._length(prompt)
+            if length > window:
+                raise InvalidLabels(
+                    f"“{prompt[:40]}…” has {length} tokens; this model reads {window}.",
+                    "Shorten the label or the template.",
+                )
+        return self.tokenizer(list(prompts)).to(self.device)
+
+    def _length(self, prompt: str) -> int:
+        """Tokens with start and end marks; tokenizers without `encode` truncate by themselves."""
+        encode = getattr(self.tokenizer, "encode", None)
+        return len(encode(prompt)) + 2 if encode else 0
+
+    def with_visual(self, visual: nn.Module, twin: str) -> Backbone:
+        """The same text tower and scale behind another image tower; nothing is copied."""
+        model = copy.copy(self.model)
+        model._modules = dict(self.model._modules) | {"visual": visual}
+        return Backbone(self.name, model, self.tokenizer, self.preprocess, twin)

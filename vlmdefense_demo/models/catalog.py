@@ -1,0 +1,226 @@
+"""The models this demo may load: the embedded one, and an allow-list of published ones.
+
+`load_model` hands out one shared frozen backbone per (name, device). Names come from the list
+below; `local-dir:PATH` is accepted for command lines only, never from a page or an endpoint.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vlmdefense_demo.errors import MissingWeights, UnknownMethod
+from vlmdefense_demo.models.backbone import Backbone, Preprocess
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+POCKET = ASSETS / "pocket-clip"
+LOCAL = "local-dir:"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One loadable model.
+
+    Args:
+        architecture: open_clip's name of it, or a ``local-dir:`` / ``hf-hub:`` address.
+        pretrained: open_clip's tag of the weights, "" if the address has its own.
+        twins: robust image towers by survey id, each a safetensors file beside the model (a
+            bare name) or an ``hf-hub:`` address of a whole model.
+        megabytes: the download, for the progress message.
+    """
+
+    name: str
+    title: str
+    architecture: str
+    pretrained: str = ""
+    twins: dict[str, str] = field(default_factory=dict)
+    megabytes: int = 0
+    licence: str = "MIT"
+
+
+def _laion(name: str, title: str, architecture: str, tag: str, repo: str, mb: int) -> ModelEntry:
+    twins = {"fare": f"hf-hub:chs20/FARE4-{repo}", "tecoa": f"hf-hub:chs20/TeCoA4-{repo}"}
+    return ModelEntry(name, title, architecture, tag, twins, mb)
+
+
+MODELS: dict[str, ModelEntry] = {
+    m.name: m
+    for m in (
+        ModelEntry("pocket", "pocket-clip (embedded)", f"{LOCAL}{POCKET}", "",
+                   {"fare": "fare.safetensors"}),
+        _laion("ViT-B-32", "CLIP ViT-B/32 (LAION-2B)", "ViT-B-32", "laion2b_s34b_b79k",
+               "ViT-B-32-laion2B-s34B-b79K", 605),
+        _laion("ViT-B-16", "CLIP ViT-B/16 (LAION-2B)", "ViT-B-16", "laion2b_s34b_b88k",
+               "ViT-B-16-laion2B-s34B-b88K", 599),
+        _laion("convnext_base_w", "CLIP ConvNeXt-B (LAION-2B)", "convnext_base_w",
+               "laion2b_s13b_b82k_augreg", "convnext_base_w-laion2B-s13B-b82K-augreg", 718),
+        ModelEntry("ViT-L-14", "CLIP ViT-L/14 (OpenAI)", "ViT-L-14-quickgelu", "openai",
+                   {"fare": "hf-hub:chs20/fare4-clip", "tecoa": "hf-hub:chs20/tecoa4-clip"}, 1710),
+        ModelEntry("ViT-B-32-openai", "CLIP ViT-B/32 (OpenAI)", "ViT-B-32-quickgelu", "openai",
+                   {}, 605),
+        ModelEntry("RN50-openai", "CLIP ResNet-50 (OpenAI)", "RN50-quickgelu", "openai", {}, 408),
+        ModelEntry("MobileCLIP2-S0", "MobileCLIP2-S0 (fast on a CPU)", "MobileCLIP2-S0", "dfndr2b",
+                   {}, 300, "Apple Machine Learning Research"),
+    )
+}  # fmt: skip
+
+_loaded: dict[tuple[str, str], Backbone] = {}
+_lock = threading.RLock()
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """ "auto" -> cuda, else mps, else cpu; anything else is taken at its word.
+
+    Raises:
+        MissingWeights: a device was asked for that is not there.
+    """
+    if name == "auto":
+        best = "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else best)
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if not there.get(name.split(":")[0], lambda: True)():
+        raise MissingWeights(f"There is no {name} device on this machine.", "Use --device auto.")
+    return torch.device(name)
+
+
+def load_model(name: str = "pocket", device: str = "auto", *, say: Say = str) -> Backbone:
+    """The process-wide frozen backbone of a catalog name.
+
+    Args:
+        name: a key of `MODELS`, or ``local-dir:PATH`` of an open_clip model directory.
+        device: "auto", "cpu", "cuda" or "mps".
+        say: receives one sentence before a download starts.
+
+    Raises:
+        UnknownMethod: the name is not in the catalog.
+        MissingWeights: no network, no such file, or a damaged download.
+    """
+    where = pick_device(device)
+    entry = _entry(name)
+    with _lock:
+        key = (name, str(where))
+        if key not in _loaded:
+            if entry.megabytes:
+                say(f"Loading {entry.title}: up to {entry.megabytes} MB on first use.")
+            _loaded[key] = _load(entry, where)
+        return _loaded[key]
+
+
+def load_twin(backbone: Backbone, twin: str) -> Backbone:
+    """The backbone with its image tower swapped for a robust one of the same family.
+
+    Raises:
+        MissingWeights: none is published for this model, or it cannot be fetched.
+    """
+    source = _entry(backbone.name).twins.get(twin)
+    if source is None:
+        raise MissingWeights(
+            f"There are no {twin} weights for {backbone.name}.",
+            f"Models that have them: {', '.join(m for m, e in MODELS.items() if twin in e.twins)}.",
+        )
+    with _lock:
+        key = (f"{backbone.name}+{twin}", str(backbone.device))
+        if key not in _loaded:
+            visual = _load_visual(backbone, source)
+            _loaded[key] = backbone.with_visual(visual.to(backbone.device), twin)
+        return _loaded[key]
+
+
+def forget_models() -> None:
+    """Drop every loaded model; the next request loads again."""
+    with _lock:
+        _loaded.clear()
+
+
+def _entry(name: str) -> ModelEntry:
+    if name in MODELS:
+        return MODELS[name]
+    if name.startswith(LOCAL):
+        folder = Path(name.removeprefix(LOCAL))
+        twins = {p.stem: p.name for p in folder.glob("*.safetensors") if "open_clip" not in p.name}
+        return ModelEntry(name, folder.name, name, twins=twins)
+    raise UnknownMethod(f"Unknown model {name!r}.", f"Known: {', '.join(MODELS)}.")
+
+
+def _load(entry: ModelEntry, device: torch.device) -> Backbone:
+    import open_clip
+
+    with _readable_errors(entry.title):
+        model, _, _ = open_clip.create_model_and_transforms(
+            entry.architecture, pretrained=entry.pretrained or None, precision="fp32"
+        )
+        tokenizer = open_clip.get_tokenizer(entry.architecture)
+    return Backbone(entry.name, model.to(device), tokenizer, _preprocess(model))
+
+
+def _preprocess(model: nn.Module) -> Preprocess:
+    cfg: dict[str, Any] = dict(model.visual.preprocess_cfg)  # type: ignore[union-attr, arg-type]
+    size = cfg.get("size", 224)
+    return Preprocess(
+        size=size if isinstance(size, int) else int(size[0]),
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        interpolation=cfg.get("interpolation", "bicubic"),
+        squash=cfg.get("resize_mode") == "squash",
+    )
+
+
+def _load_visual(backbone: Backbone, source: str) -> nn.Module:
+    import copy
+
+    import open_clip
+    from safetensors.torch import load_file
+
+    if source.startswith("hf-hub:"):
+        with _readable_errors(source):
+            visual = open_clip.create_model(source, precision="fp32").visual
+        if _activations(visual) != _activations(backbone.visual):
+            raise MissingWeights(f"{source} uses another activation than {backbone.name}.")
+        return visual
+    folder = Path(_entry(backbone.name).architecture.removeprefix(LOCAL))
+    with _readable_errors(source):
+        weights = load_file(folder / source)
+        visual = copy.deepcopy(backbone.visual).float()
+        visual.load_state_dict(weights)
+    return visual
+
+
+def _activations(module: nn.Module) -> set[str]:
+    return {type(m).__name__ for m in module.modules() if "GELU" in type(m).__name__}
+
+
+@contextmanager
+def _readable_errors(what: str) -> Iterator[None]:
+    """Every way a download or a file can fail, as one sentence with the cure."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except HfHubHTTPError as error:
+        raise MissingWeights(
+            f"The hub refused {what}: {str(error).splitlines()[0]}",
+            "Check the token (HF_TOKEN) or choose another model.",
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
+        raise MissingWeights(
+            f"{what} is not on this machine and the hub cannot be reached.",
+            "Connect to the network once, or use the embedded model.",
+        ) from error
+    except (SafetensorError, EOFError) as error:
+        raise MissingWeights(
+            f"The file of {what} is incomplete or damaged.", "Delete it and download it again."
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise MissingWeights(
+            f"{what} could not be loaded ({str(error).splitlines()[0][:160]}).",
+            "Check the network or the folder, or use the embedded model.",
+        ) from error

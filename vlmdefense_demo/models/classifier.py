@@ -1,0 +1,107 @@
+"""Zero-shot classification: labels, a template, and cosines at the model's own temperature.
+
+Cheap and made per request. The classifier owns the request's meter, and `encode_image` and
+`encode_text` are the only places where passes are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlmdefense_demo.labels import DEFAULT_TEMPLATE, clean_labels, clean_template, fill
+from vlmdefense_demo.models.backbone import Backbone
+from vlmdefense_demo.models.prompts import ContextPrompts
+from vlmdefense_demo.run import Meter
+from vlmdefense_demo.types import Features, Images, Logits
+
+
+class ZeroShotClassifier:
+    """`clf(x) -> (B, K)` logits = scale * cos(image, label prompt).
+
+    Args:
+        backbone: the shared frozen model.
+        labels: 2 to 100 labels.
+        template: text with one ``{}`` for the label.
+        meter: the books passes are counted in; a fresh one by default.
+        text_features: (K, D) unit-norm features to use instead of encoding the prompts.
+
+    Raises:
+        InvalidLabels: labels or template cannot be used, or exceed the context window.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        labels: Sequence[str],
+        template: str = DEFAULT_TEMPLATE,
+        *,
+        meter: Meter | None = None,
+        text_features: Features | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.labels = clean_labels(labels)
+        self.template = clean_template(template)
+        self.meter = meter or Meter(backbone.device)
+        self.text_features = (
+            self.encode_text(self.prompts).detach() if text_features is None else text_features
+        )
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompt of every label."""
+        return tuple(fill(self.template, label) for label in self.labels)
+
+    @property
+    def scale(self) -> float:
+        """The inverse temperature the model was trained with."""
+        return self.backbone.logit_scale
+
+    def __call__(self, x: Images) -> Logits:
+        """(B, 3, H, W) -> (B, K) logits."""
+        return self.logits(self.encode_image(x))
+
+    def logits(self, features: Features) -> Logits:
+        """(B, D) unit-norm image features -> (B, K) logits."""
+        return self.scale * features @ self.text_features.T
+
+    def encode_image(self, x: Images, normalize: bool = True) -> Features:
+        """(B, 3, H, W) in [0, 1] -> (B, D) image features, unit norm unless told otherwise."""
+        z = self.backbone.encode_image(x)
+        self.meter.tick("image", z)
+        return F.normalize(z, dim=1) if normalize else z
+
+    def encode_text(self, prompts: Sequence[str], normalize: bool = True) -> Features:
+        """C prompts -> (C, D) text features, unit norm unless told otherwise."""
+        t = self.backbone.encode_ids(self.backbone.tokenize(prompts))
+        self.meter.tick("text", t)
+        return F.normalize(t, dim=1) if normalize else t
+
+    def context_prompts(self) -> ContextPrompts:
+        """The label prompts with their context words exposed as explicit vectors.
+
+        Raises:
+            InvalidLabels: the template has no words before the label.
+        """
+        return ContextPrompts(self.backbone, self.prompts, self.template.split("{}")[0].strip())
+
+    def encode_context(self, prompts: ContextPrompts, context: Tensor) -> Features:
+        """(n_ctx, d) context vectors -> (K, D) unit-norm text features, differentiable."""
+        t = prompts.encode(context)
+        self.meter.tick("text", t)
+        return F.normalize(t, dim=1)
+
+    def with_text(self, text_features: Features) -> ZeroShotClassifier:
+        """The same classifier with other (K, D) unit-norm text features."""
+        return self._with(self.backbone, text_features)
+
+    def with_backbone(self, backbone: Backbone) -> ZeroShotClassifier:
+        """The same text features behind another image tower of the same family."""
+        return self._with(backbone, self.text_features)
+
+    def _with(self, backbone: Backbone, text_features: Features) -> ZeroShotClassifier:
+        return ZeroShotClassifier(
+            backbone, self.labels, self.template, meter=self.meter, text_features=text_features
+        )

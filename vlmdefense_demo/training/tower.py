@@ -1,0 +1,154 @@
+"""One loop for every defence that fine-tunes the image tower.
+
+A method is an objective: what the tower is trained to keep under attack, and what the attack
+raises. Everything else is shared: frozen text tower and scale, BatchNorm in evaluation mode, the
+attack by `autograd.grad` against frozen parameters, AdamW with warm-up and cosine decay.
+Checkpoints make a killed run continue where it stopped.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from vlmdefense_demo.models.backbone import Backbone
+from vlmdefense_demo.training.photos import Photo, batches
+from vlmdefense_demo.types import Features, Images
+
+logger = logging.getLogger(__name__)
+
+
+class Objective(Protocol):
+    """(features under attack, clean features of the frozen original) -> (B,) to minimise."""
+
+    def __call__(self, attacked: Features, original: Features) -> Tensor:
+        """The value training lowers and the training attack raises."""
+        ...
+
+
+@dataclass(frozen=True)
+class TowerRecipe:
+    """Hyperparameters of one fine-tuning; pixel units."""
+
+    eps: float = 3 / 255
+    attack_steps: int = 1
+    steps: int = 1600
+    batch: int = 32
+    size: int = 160
+    learning_rate: float = 2e-4
+    weight_decay: float = 1e-4
+    warm_up: float = 0.05
+    ramp: float = 0.4
+    seed: int = 0
+
+    def radius(self, step: int) -> float:
+        """eps grows linearly to its full value over the first part of the run.
+
+        At full eps from the start a small tower collapses towards a constant embedding, which
+        is the cheapest way to be insensitive, and does not come back.
+        """
+        return self.eps * min(1.0, (step + 1) / max(1, round(self.ramp * self.steps)))
+
+    def rate(self, step: int) -> float:
+        """Linear warm-up, then cosine to zero."""
+        warm = max(1, round(self.warm_up * self.steps))
+        if step < warm:
+            return self.learning_rate * (step + 1) / warm
+        return (
+            self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / (self.steps - warm)))
+        )
+
+
+def fine_tune(
+    backbone: Backbone,
+    photos: Sequence[Photo],
+    objective: Objective,
+    recipe: TowerRecipe,
+    checkpoint: Path,
+) -> nn.Module:
+    """Train a copy of the backbone's image tower; the backbone itself is not touched.
+
+    Args:
+        photos: already without held-out ones; labels are not read.
+        checkpoint: written every 100 steps, and continued from if it exists.
+
+    Returns:
+        the trained image tower, in evaluation mode.
+    """
+    visual = copy.deepcopy(backbone.visual).to(memory_format=torch.channels_last)
+    student = backbone.with_visual(visual, "student")
+    visual.requires_grad_(True)
+    optimiser = torch.optim.AdamW(visual.parameters(), weight_decay=recipe.weight_decay)
+    first = _resume(checkpoint, visual, optimiser)
+    data = batches(photos, recipe.size, recipe.batch, range(first, recipe.steps), recipe.seed)
+    progress = tqdm(data, total=recipe.steps, initial=first, mininterval=10)
+    for step, x in enumerate(progress, first):
+        x = x.to(backbone.device).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            original = backbone.encode_image(x)
+        visual.requires_grad_(False)
+        attacked = _attack(student, x, original, objective, recipe, step)
+        visual.requires_grad_(True)
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.rate(step)
+        loss = objective(student.encode_image(attacked), original).mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        progress.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+        if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
+            logger.info("step %d of %d, loss %.4f", step + 1, recipe.steps, loss.item())
+            _save(checkpoint, visual, optimiser, step + 1)
+    return visual.eval().requires_grad_(False)
+
+
+def _attack(
+    student: Backbone,
+    x: Images,
+    original: Features,
+    objective: Objective,
+    recipe: TowerRecipe,
+    step: int,
+) -> Images:
+    """Random start, then signed steps that can reach every corner of the ball."""
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step + 500_009)
+    eps = recipe.radius(step)
+    step_size = eps * (1.25 if recipe.attack_steps == 1 else 2.5 / recipe.attack_steps)
+    delta = torch.empty(x.shape).uniform_(-eps, eps, generator=generator).to(x)
+    for _ in range(recipe.attack_steps):
+        leaf = (x + delta).clamp(0, 1).requires_grad_()
+        value = objective(student.encode_image(leaf), original).sum()
+        gradient = torch.autograd.grad(value, leaf)[0]
+        delta = (delta + step_size * gradient.sign()).clamp(-eps, eps)
+    return (x + delta).clamp(0, 1)
+
+
+def _save(path: Path, visual: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {"visual": visual.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def _resume(path: Path, visual: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    visual.load_state_dict(state["visual"])
+    optimiser.load_state_dict(state["optimiser"])
+    return int(state["step"])
+
+
+def half_precision(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Weights as they are shipped: float16, integer buffers untouched."""
+    return {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in tensors}

@@ -1,0 +1,237 @@
+"""The nouns of the project: tensors with a meaning, goals, results, cards.
+
+Tensor aliases carry their shape and range in the annotation. Pixels are always float32 in [0, 1]
+at the model's own input size; normalisation lives inside the backbone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from vlmdefense_demo.models.classifier import ZeroShotClassifier
+    from vlmdefense_demo.run import Run
+
+Images = Annotated[Tensor, "(B, 3, H, W) float32 in [0, 1]"]
+Features = Annotated[Tensor, "(B, D) float32"]
+Logits = Annotated[Tensor, "(B, K) float32 at the model's own scale"]
+Labels = Annotated[Tensor, "(B,) int64"]
+LogitFn = Callable[[Images], Logits]
+Loss = Callable[[Logits, Labels, Tensor], Tensor]
+
+Paradigm = Literal["none", "training_time", "test_time", "training_free"]
+Adaptive = Literal["exact", "bpda", "eot"]
+Verdict = Literal["held", "fooled", "wrong_clean"]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the attacker wants, for a batch of images.
+
+    Args:
+        labels: (B,) the label to leave (untargeted) or to reach (targeted).
+        targeted: reach `labels` instead of leaving them.
+        groups: (K,) group number of every label; labels of one group count as the same answer
+            ("puppy" = "dog"). None: every label is its own group.
+    """
+
+    labels: Labels
+    targeted: bool = False
+    groups: Tensor | None = None
+
+    def allies(self, logits: Logits) -> Tensor:
+        """(B, K) bool: the labels that count as the goal's label."""
+        groups = torch.arange(logits.shape[1]) if self.groups is None else self.groups
+        groups = groups.to(logits.device)
+        return groups[self.labels.to(logits.device)].unsqueeze(1) == groups.unsqueeze(0)
+
+    def maximise(self, logits: Logits, loss: Loss) -> Tensor:
+        """(B,) value an attacker ascends: the loss of the label to leave, or minus the target's."""
+        value = loss(logits, self.labels.to(logits.device), self.allies(logits))
+        return -value if self.targeted else value
+
+    def reached(self, logits: Logits) -> Tensor:
+        """(B,) bool: the top label is outside the group to leave, or inside the target's."""
+        top = logits.argmax(1, keepdim=True)
+        inside = self.allies(logits).gather(1, top).squeeze(1)
+        return inside if self.targeted else ~inside
+
+    def select(self, rows: Tensor) -> Goal:
+        """The goal of a subset of the batch; `rows` are indices or a mask."""
+        return Goal(self.labels[rows], self.targeted, self.groups)
+
+
+@dataclass
+class Cost:
+    """What a stage spent, counted in samples through the towers.
+
+    seconds is wall time (synchronised on a GPU), peak_bytes the accelerator memory (0 on a CPU).
+    """
+
+    image_forward: int = 0
+    image_backward: int = 0
+    text_forward: int = 0
+    text_backward: int = 0
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+    def passes(self) -> str:
+        """The count in words a card can show: "8 f + 4 b · text 20 f + 10 b"."""
+        parts = [_passes("", self.image_forward, self.image_backward)]
+        if self.text_forward or self.text_backward:
+            parts.append(_passes("text ", self.text_forward, self.text_backward))
+        return " · ".join(parts)
+
+
+def _passes(tower: str, forward: int, backward: int) -> str:
+    return f"{tower}{forward} f" + (f" + {backward} b" if backward else "")
+
+
+@dataclass(frozen=True)
+class Note:
+    """One fact a method reports about its own run, for the card's disclosure.
+
+    kind: "text" (value is a string), "number" (float), "gauge" ({"value", "threshold"}),
+    "series" (list of floats), "images" (list of PNG data) — all JSON-able.
+    """
+
+    title: str
+    value: Any
+    kind: Literal["text", "number", "gauge", "series"] = "text"
+
+
+@dataclass(frozen=True)
+class DefenseResult:
+    """What a defence returns.
+
+    Args:
+        logits: (B, K) at the model's own scale, differentiable if the ambient grad mode is on.
+        image: (B, 3, H, W) the pixels it finally classified, where it changed them.
+        features: (B, D) unit-norm image features, where there is one per image.
+        notes: one tuple of notes per image, or empty.
+        cost: filled by `defend`, not by the method.
+    """
+
+    logits: Logits
+    image: Images | None = None
+    features: Features | None = None
+    notes: tuple[tuple[Note, ...], ...] = ()
+    cost: Cost | None = None
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What `attack` returns, all of it recomputed from the 8-bit image.
+
+    Args:
+        images: (B, 3, H, W) on the 8-bit grid, inside the ball.
+        success: (B,) bool, judged on `images`.
+        cost: of the attack and its verification.
+        trace: one dict of series per image ("margin": value after every step).
+    """
+
+    images: Images
+    success: Tensor
+    cost: Cost
+    trace: tuple[dict[str, list[float]], ...] = ()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Probabilities over the request's labels, in the request's label order."""
+
+    labels: tuple[str, ...]
+    probs: tuple[float, ...]
+    logits: tuple[float, ...]
+
+    @property
+    def index(self) -> int:
+        """Position of the most probable label."""
+        return max(range(len(self.logits)), key=self.logits.__getitem__)
+
+    @property
+    def label(self) -> str:
+        """The most probable label."""
+        return self.labels[self.index]
+
+    @property
+    def prob(self) -> float:
+        """Its probability."""
+        return self.probs[self.index]
+
+
+@dataclass(frozen=True)
+class AttackReport:
+    """The attack as delivered: every field is measured on the decoded PNG."""
+
+    method: str
+    params: dict[str, Any]
+    success: bool
+    targeted: bool
+    steps_used: int | None
+    linf: float
+    l2: float
+    changed: float
+    psnr: float | None
+    ssim: float
+    cost: Cost
+    png: bytes = field(repr=False)
+    margins: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Card:
+    """One method on one image: plain data that page, API, export and benchmark share.
+
+    `attacked` is None while the attack still runs; `error` replaces both predictions.
+    `reference` is the label all verdicts refer to and `pseudo` says that it is the undefended
+    model's own clean answer rather than a person's.
+    """
+
+    method: str
+    title: str
+    paradigm: Paradigm
+    reference: str
+    pseudo: bool
+    device: str
+    clean: Prediction | None = None
+    attacked: Prediction | None = None
+    verdict: Verdict | None = None
+    cost: Cost | None = None
+    slowdown: float | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+    flags: tuple[str, ...] = ()
+    attack: AttackReport | None = None
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of JSON types; the PNG becomes its length in bytes."""
+        data = asdict(self)
+        if self.attack is not None:
+            data["attack"]["png"] = len(self.attack.png)
+        return data
+
+
+class Attack(Protocol):
+    """Pixels in, adversarial pixels out, through a function that maps pixels to logits."""
+
+    def __call__(self, target: LogitFn, x: Images, goal: Goal, *, run: Run) -> Images:
+        """Return the best iterate found for every image."""
+        ...
+
+
+class Defense(Protocol):
+    """One signature for the three paradigms."""
+
+    adaptive: Adaptive
+    stochastic: bool
+
+    def __call__(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> DefenseResult:
+        """Classify `x` under the defence, in the ambient grad mode."""
+        ...
