@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmdefense_demo.errors import DemoError, InvalidLabels
+from vlmdefense_demo.errors import DemoError, InvalidLabels, MethodFailed
 from vlmdefense_demo.geometry import quantise_toward
 from vlmdefense_demo.images import from_png, to_array, to_png
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE, clean_labels
@@ -41,6 +41,8 @@ from vlmdefense_demo.types import (
 
 logger = logging.getLogger(__name__)
 Values = Mapping[str, Any]
+# One run of a few milliseconds says little about its time on a shared machine.
+SHORT, REPEATS = 0.1, 3
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Request:
         image: (1, 3, H, W) at the model's size, on the 8-bit grid.
         labels: 2 to 100 labels.
         template: with one ``{}``.
-        attack: id of an attack, and its parameters in display units.
+        attack: id of an attack, its parameters in display units; None only classifies.
         defenses: id -> parameters in display units, in the order of the cards.
         reference: the true label, if a person knows it; else the undefended clean answer.
         target: the label the attack should reach; None for untargeted.
@@ -61,7 +63,7 @@ class Request:
     image: Images
     labels: Sequence[str]
     template: str = DEFAULT_TEMPLATE
-    attack: str = "pgd"
+    attack: str | None = "pgd"
     attack_params: Values = field(default_factory=dict)
     defenses: Mapping[str, Values] = field(default_factory=dict)
     reference: str | None = None
@@ -88,10 +90,11 @@ def compare(
     """
     methods = {id: (entry(id, "defense"), values) for id, values in request.defenses.items()}
     defenses = {id: (row, row.build(dict(values))) for id, (row, values) in methods.items()}
-    attacker = entry(request.attack, "attack").build(dict(request.attack_params))
     stage = _Stage(request, backbone, on_progress, should_stop)
     yield stage.undefended()
-    yield stage.attack(attacker)
+    if request.attack is not None:
+        attacker = entry(request.attack, "attack").build(dict(request.attack_params))
+        yield stage.attack(request.attack, attacker)
     for row, method in defenses.values():
         yield stage.defend(row, method)
     logger.info("%s on %s: %s", request.attack, backbone.name, ", ".join(defenses) or "undefended")
@@ -114,6 +117,7 @@ class _Stage:
                 backbone, request.labels, request.template, meter=self.meter
             )
         self.x = request.image.to(backbone.device)
+        self.adversarial: Images | None = None
         digest = hashlib.blake2b(to_array(self.x).tobytes(), digest_size=8).hexdigest()
         self.run = Run(
             request.seed, (digest,), "", self.meter, on_progress, should_stop=should_stop
@@ -128,9 +132,9 @@ class _Stage:
         self.card = replace(self.card, clean=clean, reference=reference, pseudo=pseudo, cost=cost)
         return self.card
 
-    def attack(self, attacker: Any) -> Card:
+    def attack(self, id: str, attacker: Any) -> Card:
         """Make the file, measure the file, classify the file."""
-        run = self.run.child(self.request.attack)
+        run = self.run.child(id)
         goal, targeted = self._goal()
         with self.meter.stage() as cost:
             raw = attacker(self.clf, self.x, goal, run=run)
@@ -140,7 +144,7 @@ class _Stage:
                 success = bool(goal.reached(self.clf(self.adversarial)))
         margins = tuple(float(m) for m in run.trace.get("margin", ()))
         report = AttackReport(
-            method=self.request.attack,
+            method=id,
             params=shown(attacker),
             success=success,
             targeted=targeted,
@@ -178,8 +182,10 @@ class _Stage:
             flags=row.flags,
         )
         try:
-            clean, _, _ = self._defended(row, method, self.x)
-            attacked, cost, result = self._defended(row, method, self.adversarial)
+            clean, cost, result = self._defended(row, method, self.x)
+            attacked = None
+            if self.adversarial is not None:
+                attacked, cost, result = self._defended(row, method, self.adversarial)
         except (DemoError, torch.cuda.OutOfMemoryError) as error:
             if self.run.should_stop():
                 raise
@@ -189,7 +195,7 @@ class _Stage:
             blank,
             clean=clean,
             attacked=attacked,
-            verdict=judge(clean, attacked, blank.reference),
+            verdict=judge(clean, attacked, blank.reference) if attacked else None,
             cost=cost,
             slowdown=cost.seconds / plain if plain else None,
             notes=result.notes[0] if result.notes else (),
@@ -265,8 +271,6 @@ def predict(labels: tuple[str, ...], logits: Logits) -> list[Prediction]:
     Raises:
         MethodFailed: a logit is not finite.
     """
-    from vlmdefense_demo.errors import MethodFailed
-
     if not bool(torch.isfinite(logits).all()):
         raise MethodFailed("The method produced logits that are not finite on this image.")
     probs: Tensor = logits.double().softmax(1)
@@ -304,7 +308,8 @@ def check_request(request: Request) -> tuple[str, ...]:
     labels = clean_labels(request.labels)
     request_label(labels, request.reference)
     request_label(labels, request.target)
-    entry(request.attack, "attack").build(dict(request.attack_params))
+    if request.attack is not None:
+        entry(request.attack, "attack").build(dict(request.attack_params))
     for id, values in request.defenses.items():
         entry(id, "defense").build(dict(values))
     return labels

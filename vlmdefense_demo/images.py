@@ -7,12 +7,13 @@ everywhere: a lossy format destroys a perturbation of 4/255.
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from vlmdefense_demo.errors import InvalidImage
 from vlmdefense_demo.geometry import from_levels, to_levels
@@ -22,6 +23,17 @@ MAX_BYTES = 8 * 1024 * 1024
 MAX_PIXELS = 12_500_000
 MIN_SIDE = 16
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, struct.error)
+ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -58,14 +70,14 @@ def read_upload(source: str | Path | bytes) -> Upload:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(image.size)
         image.load()
+        return _to_rgb(image)
     except Image.DecompressionBombError as error:
         raise InvalidImage(f"The picture is too large ({error}).", "Make it smaller.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
+    except DAMAGE as error:  # Pillow raises all of these, UnidentifiedImageError is an OSError
         raise InvalidImage(
             "This is not a picture that can be read, or it is damaged.",
             f"Use {', '.join(FORMATS)}.",
         ) from error
-    return _to_rgb(image)
 
 
 def load_image(source: str | Path | bytes, size: int = 224) -> Images:
@@ -144,9 +156,10 @@ def _to_rgb(image: Image.Image) -> Upload:
     if getattr(image, "is_animated", False):
         notes.append("animated: the first frame is used")
         image.seek(0)
-    if image.getexif().get(0x0112, 1) != 1:
+    turn = UPRIGHT.get(_orientation(image))
+    if turn is not None:
         notes.append("turned upright as its EXIF says")
-        image = ImageOps.exif_transpose(image)
+        image = image.transpose(turn)
     if image.mode.startswith("I") or image.mode == "F":
         notes.append("16-bit levels reduced to 8 bits")
         image = _reduce_depth(image)
@@ -160,8 +173,15 @@ def _to_rgb(image: Image.Image) -> Upload:
     return Upload(Image.fromarray(np.asarray(image.convert("RGB"))), tuple(notes))
 
 
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1, upright, if the EXIF is damaged, as it is in many good photos."""
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except DAMAGE:
+        return 1
+
+
 def _reduce_depth(image: Image.Image) -> Image.Image:
-    """Single-channel integer or float levels -> 8-bit grey; 16-bit white is 65535."""
+    """Grey levels of a 16-bit PNG, whose white is 65535 -> 8-bit grey."""
     levels = np.asarray(image).astype(np.float64)
-    top = 65535.0 if levels.max(initial=0) > 255 else 255.0
-    return Image.fromarray((levels / top * 255).round().clip(0, 255).astype(np.uint8))
+    return Image.fromarray((levels / 257).round().clip(0, 255).astype(np.uint8))

@@ -51,7 +51,7 @@ class Meter:
             cost.seconds = time.perf_counter() - start
             if cuda:
                 cost.peak_bytes = torch.cuda.max_memory_allocated(self.device)
-            self._open.remove(cost)
+            self._open.pop()  # stages nest, and equal costs are not the same cost
 
     def tick(self, tower: Tower, out: Tensor) -> None:
         """Book a forward of `out`'s rows, and its backward when a gradient arrives at `out`."""

@@ -97,11 +97,7 @@ T = TypeVar("T", bound=Parameters)
 def fields(cls: type) -> tuple[Field, ...]:
     """The declared hyperparameters of a method class, in order."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    return tuple(
-        _field(f, hints[f.name])
-        for f in dataclasses.fields(cls)
-        if f.init  # type: ignore[arg-type]
-    )
+    return tuple(_field(f, hints[f.name]) for f in dataclasses.fields(cls) if f.init)
 
 
 def _field(f: dataclasses.Field[Any], hint: Any) -> Field:

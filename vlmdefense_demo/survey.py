@@ -51,6 +51,11 @@ class Entry:
         module, name = self.implementation.split(":")
         return getattr(import_module(f"vlmdefense_demo.{module}"), name)
 
+    @property
+    def adjustable(self) -> bool:
+        """Whether the method has any parameter."""
+        return bool(fields(self.cls))
+
     def build(self, values: dict[str, Any] | None = None) -> Any:
         """An instance from display-unit values; raises InvalidParameter."""
         return build(self.cls, values)

@@ -145,7 +145,7 @@ class PGD(Parameters):
             again = run.child(f"restart{i + 1}")
             noise = again.levels(x, int(self.eps * LEVELS + 1e-6))
             candidate, value = ascend(target, x, (x + noise).clamp(0, 1), goal, again)
-            better = value > best
+            better = (value > best) & (best < ascend.enough)  # a finished row keeps its image
             images = torch.where(better[:, None, None, None], candidate, images)
             best = torch.maximum(best, value)
         return images

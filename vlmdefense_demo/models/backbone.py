@@ -41,14 +41,15 @@ class Backbone:
     """
 
     def __init__(
-        self, name: str, model: nn.Module, tokenizer: Any, preprocess: Preprocess, twin: str = ""
+        self, name: str, model: Any, tokenizer: Any, preprocess: Preprocess, twin: str = ""
     ) -> None:
         self.name, self.twin = name, twin
+        # open_clip's classes declare their parts dynamically; a static type would be a fiction.
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.preprocess = preprocess
-        self.device = next(model.parameters()).device
-        self.logit_scale = float(model.logit_scale.detach().float().exp())  # type: ignore[operator, union-attr]
+        self.device: torch.device = next(self.model.parameters()).device
+        self.logit_scale = float(self.model.logit_scale.exp())
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
         # One multiply-add in place of a subtraction and a division per pass.
         self._gain, self._shift = (1 / std).to(self.device), (-mean / std).to(self.device)
@@ -56,10 +57,10 @@ class Backbone:
     @property
     def visual(self) -> nn.Module:
         """The image tower."""
-        return self.model.visual  # type: ignore[return-value]
+        return self.model.visual
 
     @property
-    def text(self) -> nn.Module:
+    def text(self) -> Any:
         """The module that holds the text tower (the model itself for plain `CLIP`)."""
         return getattr(self.model, "text", self.model)
 
@@ -68,9 +69,16 @@ class Backbone:
         out = self.visual(torch.addcmul(self._shift, x, self._gain))
         return out[0] if isinstance(out, tuple) else out
 
+    def warm_up(self) -> None:
+        """One forward and backward, so that no request pays for the first call's set-up."""
+        size = self.preprocess.size
+        with torch.enable_grad():
+            x = torch.full((1, 3, size, size), 0.5, device=self.device, requires_grad=True)
+            torch.autograd.grad(self.encode_image(x).sum(), x)
+
     def encode_ids(self, ids: Tensor) -> Features:
         """(C, L) token ids -> (C, D) un-normalised text features."""
-        return self.model.encode_text(ids)  # type: ignore[operator]
+        return self.model.encode_text(ids)
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> (C, L) token ids on the model's device.

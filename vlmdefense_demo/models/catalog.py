@@ -76,6 +76,10 @@ _loaded: dict[tuple[str, str], Backbone] = {}
 _lock = threading.RLock()
 
 
+def unheard(sentence: str) -> None:
+    """The default listener of `load_model`."""
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """ "auto" -> cuda, else mps, else cpu; anything else is taken at its word.
 
@@ -85,13 +89,13 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         best = "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device("cuda" if torch.cuda.is_available() else best)
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if not there.get(name.split(":")[0], lambda: True)():
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(name.split(":")[0], True):
         raise MissingWeights(f"There is no {name} device on this machine.", "Use --device auto.")
     return torch.device(name)
 
 
-def load_model(name: str = "pocket", device: str = "auto", *, say: Say = str) -> Backbone:
+def load_model(name: str = "pocket", device: str = "auto", *, say: Say = unheard) -> Backbone:
     """The process-wide frozen backbone of a catalog name.
 
     Args:
@@ -111,6 +115,7 @@ def load_model(name: str = "pocket", device: str = "auto", *, say: Say = str) ->
             if entry.megabytes:
                 say(f"Loading {entry.title}: up to {entry.megabytes} MB on first use.")
             _loaded[key] = _load(entry, where)
+            _loaded[key].warm_up()
         return _loaded[key]
 
 
@@ -131,6 +136,7 @@ def load_twin(backbone: Backbone, twin: str) -> Backbone:
         if key not in _loaded:
             visual = _load_visual(backbone, source)
             _loaded[key] = backbone.with_visual(visual.to(backbone.device), twin)
+            _loaded[key].warm_up()
         return _loaded[key]
 
 

@@ -89,7 +89,7 @@ class ContextPrompts:
             return ids.argmax(1)
         if kind == "eos":
             eos = getattr(self.tower, "text_eos_id", None) or self.tower.eos_id
-            return (ids == eos).int().argmax(1)
+            return ids.eq(eos).int().argmax(1)
         return torch.full((len(ids),), ids.shape[1] - 1 if kind == "last" else 0, device=ids.device)
 
     def _span(self, backbone: Backbone, prefix: str) -> slice:

@@ -12,11 +12,11 @@ share. Cosines replace inner products, which costs about two points of top-1.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlmdefense_demo.errors import MissingWeights
 
@@ -37,7 +37,7 @@ class Trunk:
         wordnet_ids: the 1000 class ids in the head's order.
     """
 
-    network: nn.Module
+    network: Any
     wordnet_ids: tuple[str, ...]
 
 
@@ -72,8 +72,8 @@ def load_trunk() -> Trunk:
 
 def closed_form(trunk: Trunk) -> tuple[Tensor, Tensor]:
     """The projection (512, 1280) of features and the (1000, 512) unit-norm class embeddings."""
-    rows = trunk.network.classifier.weight  # type: ignore[union-attr]
-    rows = rows - rows.mean(0)  # type: ignore[operator]
+    rows = trunk.network.classifier.weight
+    rows = rows - rows.mean(0)
     u, s, vt = torch.linalg.svd(rows, full_matrices=False)
     projection = s[:DIM, None] ** FEATURE_POWER * vt[:DIM]
     classes = u[:, :DIM] * s[:DIM] ** (1 - FEATURE_POWER)
@@ -82,9 +82,9 @@ def closed_form(trunk: Trunk) -> tuple[Tensor, Tensor]:
 
 def install(trunk: Trunk, projection: Tensor, backbone: Backbone) -> None:
     """Write trunk and projection into an open_clip model's image tower (training only)."""
-    visual = backbone.visual
+    visual: Any = backbone.visual
     weights = {
         k: v for k, v in trunk.network.state_dict().items() if not k.startswith("classifier")
     }
-    visual.trunk.load_state_dict(weights)  # type: ignore[union-attr, operator]
-    visual.head.proj.weight.data.copy_(projection)  # type: ignore[union-attr, operator]
+    visual.trunk.load_state_dict(weights)
+    visual.head.proj.weight.data.copy_(projection)

@@ -85,7 +85,7 @@ class RTPT(Parameters):
             for _ in range(self.steps):
                 text = clf.encode_context(prompts, context)
                 value = entropy(clf.with_text(text).logits(chosen)).mean()
-                entropies.append(float(value))
+                entropies.append(float(value.detach()))
                 context.grad = torch.autograd.grad(value, context)[0]
                 step.step()
         with torch.no_grad():

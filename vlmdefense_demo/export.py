@@ -1,0 +1,77 @@
+"""A finished comparison on disk: two PNGs and the cards as JSON.
+
+The page's first screen is such a folder, written by
+`python -m vlmdefense_demo compare --out DIR` and shipped in assets/precomputed/.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmdefense_demo.errors import InvalidImage
+from vlmdefense_demo.images import to_png
+from vlmdefense_demo.types import AttackReport, Card, Cost, Images, Note, Prediction
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Story:
+    """A comparison read back from disk.
+
+    Args:
+        cards: undefended first.
+        clean: the PNG bytes of the clean image.
+        about: model, labels, seed, device and date, as written.
+    """
+
+    cards: tuple[Card, ...]
+    clean: bytes
+    about: dict[str, Any]
+
+
+def write_story(folder: Path, image: Images, cards: Sequence[Card], about: dict[str, Any]) -> None:
+    """Write clean.png, adversarial.png and cards.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "clean.png").write_bytes(to_png(image))
+    for card in cards:
+        if card.attack is not None:
+            (folder / "adversarial.png").write_bytes(card.attack.png)
+    data = {"schema": SCHEMA, "about": about, "cards": [card.to_json() for card in cards]}
+    (folder / "cards.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_story(folder: Path) -> Story:
+    """The inverse of `write_story`.
+
+    Raises:
+        InvalidImage: a file is missing or of another schema.
+    """
+    try:
+        data = json.loads((folder / "cards.json").read_text())
+        clean = (folder / "clean.png").read_bytes()
+        adversarial = (folder / "adversarial.png").read_bytes()
+    except (OSError, ValueError) as error:
+        raise InvalidImage(f"{folder} holds no finished comparison.") from error
+    if data["schema"] != SCHEMA:
+        raise InvalidImage(f"{folder} was written by another version (schema {data['schema']}).")
+    return Story(tuple(_card(c, adversarial) for c in data["cards"]), clean, data["about"])
+
+
+def _card(data: dict[str, Any], png: bytes) -> Card:
+    data = dict(data)
+    for name in ("clean", "attacked"):
+        if data[name] is not None:
+            data[name] = Prediction(**{k: tuple(v) for k, v in data[name].items()})
+    if data["cost"] is not None:
+        data["cost"] = Cost(**data["cost"])
+    if data["attack"] is not None:
+        fields = data["attack"] | {"png": png, "cost": Cost(**data["attack"]["cost"])}
+        data["attack"] = AttackReport(**(fields | {"margins": tuple(fields["margins"])}))
+    data["notes"] = tuple(Note(**n) for n in data["notes"])
+    data["flags"] = tuple(data["flags"])
+    return Card(**data)

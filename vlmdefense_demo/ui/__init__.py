@@ -1,0 +1,1 @@
+"""The page and its endpoints. The only package, with app.py, that imports gradio."""

@@ -1,0 +1,259 @@
+"""Public endpoints with stable names: /classify /attack /defend /compare /methods /version.
+
+Pictures come in through a hidden image component, so that they are uploads and never paths; eps is
+in /255 like everywhere people type it. Every argument is checked as on the page.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from typing import Any
+
+import gradio as gr
+import torch
+
+from vlmdefense_demo import __version__
+from vlmdefense_demo.engine import Request, check_request, compare
+from vlmdefense_demo.errors import (
+    DemoError,
+    InvalidImage,
+    InvalidLabels,
+    InvalidParameter,
+    UnknownMethod,
+)
+from vlmdefense_demo.images import fit, read_upload, to_pixels
+from vlmdefense_demo.labels import DEFAULT_TEMPLATE
+from vlmdefense_demo.models.catalog import MODELS, pick_device, unheard
+from vlmdefense_demo.survey import SURVEY, methods
+from vlmdefense_demo.types import Card
+from vlmdefense_demo.ui.cards import ranked
+from vlmdefense_demo.ui.handlers import Site
+from vlmdefense_demo.ui.photo import photo_input
+
+SCHEMA = 1
+Json = dict[str, Any]
+
+
+def endpoints(site: Site) -> None:
+    """Register all six inside the current Blocks."""
+    calls = Calls(site)
+    with gr.Row(visible=False):
+        picture = photo_input(label="image")
+        labels = gr.JSON(label="labels")
+        template = gr.Textbox(DEFAULT_TEMPLATE, label="template")
+        attack = gr.Textbox("pgd", label="attack")
+        params = gr.JSON(value={}, label="attack_params")
+        defenses = gr.JSON(value=list(methods("defense")), label="defenses")
+        target = gr.Textbox("", label="target")
+        seed = gr.Number(0, label="seed", precision=0)
+        model = gr.Textbox(site.model, label="model")
+        file = gr.Image(format="png", type="filepath", label="adversarial")
+        report = gr.JSON(label="report")
+        compute: Json = {"concurrency_id": "compute", "concurrency_limit": 4}
+        gr.Button().click(
+            calls.classify, [picture, labels, template, model], report,
+            api_name="classify", **compute,
+        )  # fmt: skip
+        gr.Button().click(
+            calls.attack, [picture, labels, attack, params, target, seed, template, model],
+            [file, report], api_name="attack", **compute,
+        )  # fmt: skip
+        gr.Button().click(
+            calls.defend, [picture, labels, defenses, seed, template, model], report,
+            api_name="defend", **compute,
+        )  # fmt: skip
+        gr.Button().click(
+            calls.compare,
+            [picture, labels, attack, params, defenses, target, seed, template, model],
+            [file, report], api_name="compare", **compute,
+        )  # fmt: skip
+    gr.api(calls.methods, api_name="methods")
+    gr.api(calls.version, api_name="version")
+
+
+class Calls:
+    """The endpoints' functions. Errors reach the client as one sentence."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    def classify(self, image: str, labels: list[str], template: str, model: str) -> Json:
+        """Zero-shot classification.
+
+        Args:
+            image: a picture.
+            labels: 2 to 100 labels.
+            template: prompt with {} for the label.
+            model: a catalog name.
+
+        Returns:
+            schema, top (label and probability, most probable first), ms.
+        """
+        card = self._cards(image, labels, template, model)[0]
+        return {"schema": SCHEMA} | _row(card)
+
+    def attack(  # noqa: PLR0913 - an endpoint's arguments are its schema
+        self, image: str, labels: list[str], attack: str, attack_params: Json, target: str,
+        seed: int, template: str, model: str,
+    ) -> tuple[str, Json]:  # fmt: skip
+        """Make an adversarial picture against the undefended model.
+
+        Args:
+            image: a picture.
+            labels: 2 to 100 labels.
+            attack: an attack id of /methods.
+            attack_params: its parameters, eps in /255, for instance {"eps": 4, "steps": 10}.
+            target: the label to reach, empty for any wrong one.
+            seed: of all noise.
+            template: prompt with {} for the label.
+            model: a catalog name.
+
+        Returns:
+            the PNG, and what was measured on it.
+        """
+        cards = self._cards(
+            image, labels, template, model, attack=attack, attack_params=attack_params,
+            target=target, seed=seed,
+        )  # fmt: skip
+        return self._file(cards[-1]), {"schema": SCHEMA} | cards[-1].to_json()
+
+    def defend(
+        self, image: str, labels: list[str], defenses: list[str] | Json, seed: int, template: str,
+        model: str,
+    ) -> Json:  # fmt: skip
+        """Classify a picture as it is under several defences.
+
+        Args:
+            image: a picture.
+            labels: 2 to 100 labels.
+            defenses: ids of /methods, or {id: parameters}.
+            seed: of all noise.
+            template: prompt with {} for the label.
+            model: a catalog name.
+
+        Returns:
+            schema, and one row a defence: id, paradigm, top, ms, passes, or its error.
+        """
+        _, *cards = self._cards(image, labels, template, model, defenses=defenses, seed=seed)
+        return {"schema": SCHEMA, "defenses": [_row(card) for card in cards]}
+
+    def compare(  # noqa: PLR0913
+        self, image: str, labels: list[str], attack: str, attack_params: Json,
+        defenses: list[str] | Json, target: str, seed: int, template: str, model: str,
+    ) -> tuple[str, Json]:  # fmt: skip
+        """Attack a picture, then classify both pictures under several defences.
+
+        Args:
+            image: a picture.
+            labels: 2 to 100 labels.
+            attack: an attack id of /methods.
+            attack_params: its parameters, eps in /255.
+            defenses: ids of /methods, or {id: parameters}.
+            target: the label to reach, empty for any wrong one.
+            seed: of all noise.
+            template: prompt with {} for the label.
+            model: a catalog name.
+
+        Returns:
+            the PNG, and all cards as JSON.
+        """
+        cards = self._cards(
+            image, labels, template, model, attack=attack, attack_params=attack_params,
+            defenses=defenses, target=target, seed=seed,
+        )  # fmt: skip
+        final = {card.method: card for card in cards}
+        data = [card.to_json() for card in final.values()]
+        return self._file(final["undefended"]), {"schema": SCHEMA, "cards": data}
+
+    def methods(self) -> list[dict[str, Any]]:
+        """Every attack and defence: id, paradigm, paper, licence, cost, parameters with ranges."""
+        return [row.public() for row in SURVEY.values()]
+
+    def version(self) -> dict[str, Any]:
+        """Versions of this demo and its libraries, the models it may load, and the device."""
+        packages = ("torch", "open_clip_torch", "gradio", "timm")
+        return {
+            "schema": SCHEMA,
+            "vlmdefense_demo": __version__,
+            "python": platform.python_version(),
+            **{p: version(p) for p in packages},
+            "models": list(MODELS),
+            "device": str(pick_device(self.site.device)),
+        }
+
+    def _cards(
+        self, image: str | None, labels: Any, template: str, model: str, **fields: Any
+    ) -> list[Card]:
+        """Run a request in the compute thread; every refusal is a `gr.Error` of one sentence."""
+        try:
+            request = _request(labels, template, **fields)
+            if model not in MODELS and model != self.site.model:
+                raise UnknownMethod(f"Unknown model {model!r}.", f"Known: {', '.join(MODELS)}.")
+            if image is None:
+                raise InvalidImage("There is no picture.", "Upload one first.")
+            upload = read_upload(image)
+
+            def work() -> list[Card]:
+                backbone = self.site.load(model, unheard)
+                how = backbone.preprocess
+                pixels = to_pixels(fit(upload.image, how.size, how.squash))
+                return list(compare(replace(request, image=pixels), backbone))
+
+            return self.site.worker.call(work)
+        except DemoError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    def _file(self, card: Card) -> str:
+        report = card.attack
+        assert report is not None
+        return self.site.outbox.put(report.png, f"adversarial-{report.method}.png")
+
+
+def _request(labels: Any, template: str, **fields: Any) -> Request:
+    """A request without its picture; JSON of the wrong shape is refused with what was expected."""
+    if not isinstance(labels, (list, str)):
+        raise InvalidLabels(f"labels expects a list of text, got {type(labels).__name__}.")
+    params = fields.get("attack_params") or {}
+    if not isinstance(params, dict):
+        raise InvalidParameter(f"attack_params expects an object, got {params!r}.")
+    seed = fields.get("seed") or 0
+    if not isinstance(seed, int):
+        raise InvalidParameter(f"seed expects a whole number, got {seed!r}.")
+    request = Request(
+        torch.empty(0),
+        labels,
+        template,
+        fields.get("attack"),
+        params,
+        _defenses(fields.get("defenses") or {}),
+        target=fields.get("target") or None,
+        seed=seed,
+    )
+    check_request(request)
+    return request
+
+
+def _defenses(chosen: Any) -> Json:
+    """["fare"] or {"fare": {…}} -> {"fare": {…}}."""
+    if isinstance(chosen, list) and all(isinstance(id, str) for id in chosen):
+        return {id: {} for id in chosen}
+    if isinstance(chosen, dict) and all(isinstance(v, dict) for v in chosen.values()):
+        return chosen
+    raise InvalidParameter(f"defenses expects a list of ids or an object, got {chosen!r}.")
+
+
+def _row(card: Card) -> Json:
+    """One method on the clean picture."""
+    if card.error or card.clean is None or card.cost is None:
+        return {"id": card.method, "paradigm": card.paradigm, "error": card.error}
+    top = [{"label": label, "prob": prob} for label, prob in ranked(card.clean)]
+    return {
+        "id": card.method,
+        "paradigm": card.paradigm,
+        "top": top,
+        "ms": 1000 * card.cost.seconds,
+        "passes": asdict(card.cost),
+        "device": card.device,
+    }

@@ -1,0 +1,241 @@
+"""Cards as HTML. Built here, in Python, with every piece of user text escaped.
+
+Each row's bar has the same classes in the same order on every card: the right answer, the answer
+the attack reached on the undefended model, a third, and the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from vlmdefense_demo.survey import FLAGS, PARADIGMS, entry
+from vlmdefense_demo.types import AttackReport, Card, Cost, Note, Paradigm, Prediction
+from vlmdefense_demo.ui import text
+
+SWATCHES = ("right", "wrong", "third")
+
+
+def class_order(card: Card) -> tuple[str, ...]:
+    """Up to three labels, fixed by the undefended card: right answer, attack's answer, runner-up."""
+    order = [card.reference]
+    for prediction in (card.attacked, card.clean):
+        if prediction is not None:
+            order += [label for label, _ in ranked(prediction) if label not in order][:1]
+    return tuple(order[:3])
+
+
+def ranked(prediction: Prediction) -> list[tuple[str, float]]:
+    """Labels with their probabilities, most probable first."""
+    pairs = zip(prediction.labels, prediction.probs, strict=True)
+    return sorted(pairs, key=lambda pair: -pair[1])
+
+
+def undefended(card: Card, order: Sequence[str]) -> str:
+    """The reference line above the three columns."""
+    chip = _chip(card) if card.attacked else _waiting("attacking …")
+    attacked = _answer("attacked", card.attacked, card.reference, order) if card.attacked else ""
+    device = escape(card.device)
+    return (
+        f'<article class="card wide none result" aria-label="Undefended">'
+        f'<header><div><h3>Undefended</h3><span class="venue">the model as it is</span></div>'
+        f"</header>{_answer('clean', card.clean, card.reference, order)}{attacked or '<div></div>'}"
+        f'<div class="tail">{_cost(card.cost, None, device)}{chip}</div></article>'
+        f"{_legend(order)}"
+    )
+
+
+def defence(card: Card, order: Sequence[str]) -> str:
+    """One finished defence: what it answered, who was tried, what it cost."""
+    row = entry(card.method)
+    if card.error:
+        body = f'<p class="error">{escape(card.error)}</p>'
+    else:
+        body = (
+            _answer("clean", card.clean, card.reference, order)
+            + _answer("attacked", card.attacked, card.reference, order)
+            + _ladder(card)
+            + _cost(card.cost, card.slowdown, escape(card.device))
+            + _more(card)
+        )
+    label = f"{row.title}: {text.VERDICTS[card.verdict][1]}" if card.verdict else row.title
+    chip = '<span class="chip failed">did not run</span>' if card.error else _chip(card)
+    return (
+        f'<article class="card {card.paradigm} result" aria-label="{escape(label)}">'
+        f"{_header(card.method, chip)}{body}</article>"
+    )
+
+
+def placeholder(method: str, words: str, hint: str = "") -> str:
+    """A defence that is off, queued or running."""
+    row = entry(method)
+    note = f'<p class="hint">{escape(hint or row.idea)}</p>'
+    return (
+        f'<article class="card {row.paradigm}" aria-label="{escape(row.title)}">'
+        f"{_header(method, _waiting(words))}{note}</article>"
+    )
+
+
+def paradigm_head(paradigm: Paradigm) -> str:
+    """Symbol, name and price in words."""
+    name, price = PARADIGMS[paradigm]
+    return (
+        f'<div class="vd-head {paradigm}"><h2><span class="mark {paradigm}" aria-hidden="true">'
+        f"</span>{name}</h2><p>{price}</p></div>"
+    )
+
+
+def verdict(card: Card, badge: str) -> str:
+    """The headline and the facts of the delivered file."""
+    report = card.attack
+    if card.clean is None:
+        return ""
+    first = f"{escape(card.clean.label)} {_percent(card.clean.prob)}"
+    if report is None or card.attacked is None:
+        return f'<section class="verdict result"><h2>{first} → …</h2></section>'
+    kind = "to" if card.attacked.label != card.clean.label else "stays"
+    second = f"{escape(card.attacked.label)} {_percent(card.attacked.prob)}"
+    facts = "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in _facts(card, report))
+    note = f'<span class="badge">{escape(badge)}</span>' if badge else ""
+    return (
+        f'<section class="verdict result">{note}<h2>{first} →'
+        f'<span class="{kind}">{second}</span></h2><dl>{facts}</dl></section>'
+    )
+
+
+def _facts(card: Card, report: AttackReport) -> list[tuple[str, str]]:
+    steps = report.params.get("steps", 1)
+    used = f"{report.steps_used} of {steps} steps" if steps != 1 else "1 step"
+    psnr = "identical" if report.psnr is None else f"{report.psnr:.1f} dB"
+    forward = report.cost.image_forward - 1
+    reference = "model's own answer" if card.pseudo else "yours"
+    return [
+        ("Attack", f"{entry(report.method).title}, {used}"),
+        ("Result", "succeeded" if report.success else "failed"),
+        ("Right answer", f"{escape(card.reference)} ({reference})"),
+        ("L∞ of the file", f"{report.linf:g} / 255"),
+        ("L2", f"{report.l2:.2f}"),
+        ("Pixels changed", _percent(report.changed)),
+        ("PSNR · SSIM", f"{psnr} · {report.ssim:.2f}"),
+        ("Passes", f"{forward} f + {report.cost.image_backward} b + 1 verify"),
+        ("Time", f"{_seconds(report.cost.seconds)} on {escape(card.device)}"),
+    ]
+
+
+def _header(method: str, chip: str) -> str:
+    row = entry(method)
+    paper = (
+        f'<a href="{escape(row.url)}" target="_blank" rel="noopener" '
+        f'title="{escape(row.paper)}">{escape(row.venue)} {row.year}</a>'
+    )
+    return f'<header><h3>{escape(row.title)}</h3><span class="venue">{paper}</span>{chip}</header>'
+
+
+def _chip(card: Card) -> str:
+    if card.verdict is None:
+        return ""
+    symbol, word = text.VERDICTS[card.verdict]
+    return f'<span class="chip {card.verdict}">{symbol} {word}</span>'
+
+
+def _waiting(words: str) -> str:
+    return f'<span class="chip waiting">{escape(words)}</span>'
+
+
+def _answer(what: str, prediction: Prediction | None, right: str, order: Sequence[str]) -> str:
+    """One row: the answer in words above a bar of fixed class order."""
+    if prediction is None:
+        return ""
+    probs = dict(zip(prediction.labels, prediction.probs, strict=True))
+    parts = [(name, probs.get(label, 0.0)) for name, label in zip(SWATCHES, order, strict=False)]
+    parts.append(("rest", max(0.0, 1 - sum(p for _, p in parts))))
+    bar = "".join(f'<i class="{n}" style="width:{100 * p:.2f}%"></i>' for n, p in parts if p > 0)
+    words = ", ".join(f"{label} {probs.get(label, 0):.0%}" for label in order)
+    symbol = "✓" if prediction.label == right else "✗"
+    return (
+        f'<div class="vd-row"><span class="what">{what}</span><div>'
+        f'<div class="answer"><b>{escape(prediction.label)}</b>'
+        f'<span class="num">{symbol} {_percent(prediction.prob)}</span></div>'
+        f'<div class="bar" role="img" aria-label="{escape(f"{what}: {words}")}">{bar}</div>'
+        f"</div></div>"
+    )
+
+
+def _ladder(card: Card) -> str:
+    if card.verdict is None:
+        return ""
+    tried = text.VERDICTS[card.verdict][1]
+    rungs = []
+    for name, meaning in text.RUNGS.items():
+        kind, words = (card.verdict, tried) if name == "unaware" else ("notrun", "not run")
+        rungs.append(
+            f'<span title="attack {escape(meaning)}">{name} '
+            f'<span class="rung {kind}">{words}</span></span>'
+        )
+    return f'<div class="ladder">{"".join(rungs)}</div>'
+
+
+def _cost(cost: Cost | None, slowdown: float | None, device: str) -> str:
+    if cost is None:
+        return ""
+    ratio = f"×{slowdown:.1f} · " if slowdown else ""
+    return (
+        f'<div class="cost"><b>{_seconds(cost.seconds)}</b>{ratio}{cost.passes()} · {device}</div>'
+    )
+
+
+def _more(card: Card) -> str:
+    """What the method reports about itself, its settings, and what its flags mean."""
+    facts = [(escape(note.title), _note(note)) for note in card.notes]
+    facts += [(escape(k), escape(str(v))) for k, v in card.params.items()]
+    rows = "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in facts)
+    flags = "".join(f"<p><b>{FLAGS[f][0]}</b>: {FLAGS[f][1]}</p>" for f in card.flags)
+    idea = escape(entry(card.method).idea)
+    return (
+        f'<details class="more"><summary>How it decided</summary><p>{idea}</p>'
+        f"<dl>{rows}</dl>{flags}</details>"
+    )
+
+
+def _note(note: Note) -> str:
+    if note.kind == "gauge":
+        return f"{note.value['value']:.3f} (threshold {note.value['threshold']:g})"
+    if note.kind == "series":
+        return " → ".join(f"{v:.3f}" for v in note.value)
+    if note.kind == "number":
+        return f"{note.value:.3f}"
+    return escape(str(note.value))
+
+
+def _legend(order: Sequence[str]) -> str:
+    names = [*order, "all other labels"]
+    colours = (*("good", "bad", "odd")[: len(order)], "rest")
+    spans = "".join(
+        f'<span style="--swatch:var(--{c})">{escape(n)}</span>'
+        for n, c in zip(names, colours, strict=True)
+    )
+    return f'<p class="legend">{spans}</p>'
+
+
+def _percent(p: float) -> str:
+    """Whole percent, but never a rounded 100 or 0 for something that is neither."""
+    if 0.995 <= p < 0.9995:
+        return f"{p:.1%}".replace("%", " %")
+    return f"{p:.0%}".replace("%", " %")
+
+
+def _seconds(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms" if seconds < 0.9995 else f"{seconds:.2f} s"
+
+
+def captions(gain: int, top: float) -> tuple[str, str, str]:
+    """Words and scales under the three pictures."""
+    grey = f"{127 / gain:.1f}"
+    return (
+        '<p class="vd-caption">Drag. The right half is the file you can download.</p>',
+        f'<p class="vd-caption">Difference, signed, amplified ×{gain}</p>'
+        f'<div class="scale grey"></div><div class="ends"><span>−{grey}</span><span>0</span>'
+        f"<span>+{grey}</span></div>",
+        f'<p class="vd-caption">Largest |δ| of a pixel, in levels of 255</p>'
+        f'<div class="scale"></div><div class="ends"><span>0</span><span>{top:g}</span></div>',
+    )

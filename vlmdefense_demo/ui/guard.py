@@ -1,0 +1,82 @@
+"""What Gradio lets through and this demo does not: large bodies, data URLs, remote paths.
+
+Gradio's own limit covers the upload route only; a picture inside a JSON body passes it, and a
+path that is a URL makes the server fetch it. No file or URL of a client's choosing is opened.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+JSON_LIMIT = 1_000_000
+UPLOAD_LIMIT = 10_000_000
+REMOTE = re.compile(rb'"(?:url|path)"\s*:\s*"(?:data:|https?:|ftp:|file:)', re.IGNORECASE)
+# Gradio's client echoes the address this very server gave the upload; only `path` is then read.
+ECHO = re.compile(rb'"url"\s*:\s*"https?://[^"]*/gradio_api/file=[^"]*"', re.IGNORECASE)
+
+
+class Guard:
+    """ASGI middleware: 413 for a body over the limit, 400 for a file that is not an upload."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read the body of a POST, check it, and replay it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"]
+        if "/file=http" in path:
+            await _refuse(send, 400, b"Remote files are not served.")
+            return
+        if scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        upload = "/upload" in path
+        body = await _read(receive, UPLOAD_LIMIT if upload else JSON_LIMIT)
+        if body is None:
+            await _refuse(send, 413, b"The request is too large: at most 8 MB for a picture.")
+        elif not upload and REMOTE.search(ECHO.sub(b"", body)):
+            await _refuse(send, 400, b"Upload the picture first; addresses are not fetched.")
+        else:
+            await self.app(scope, _replay(body, receive), send)
+
+
+async def _read(receive: Receive, limit: int) -> bytes | None:
+    """The whole body, or None as soon as it is over the limit."""
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > limit:
+            return None
+        if not message.get("more_body", False):
+            return body
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    sent = False
+
+    async def again() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+async def _refuse(send: Send, status: int, text: bytes) -> None:
+    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(text)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": text})

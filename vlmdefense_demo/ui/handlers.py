@@ -1,0 +1,228 @@
+"""What happens when something is pressed. Handlers are pure: all state is in their arguments."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from vlmdefense_demo.engine import Request, check_request, compare
+from vlmdefense_demo.errors import DemoError
+from vlmdefense_demo.heatmap import gain_for, magnitude, signed_difference
+from vlmdefense_demo.images import fit, from_png, read_upload, to_array, to_pixels, to_png
+from vlmdefense_demo.models.backbone import Backbone
+from vlmdefense_demo.models.catalog import load_model
+from vlmdefense_demo.run import Progress
+from vlmdefense_demo.survey import methods
+from vlmdefense_demo.types import AttackReport, Card, Images
+from vlmdefense_demo.ui import cards as html
+from vlmdefense_demo.ui import text
+from vlmdefense_demo.ui.files import Outbox
+from vlmdefense_demo.ui.worker import Step, Worker
+
+logger = logging.getLogger(__name__)
+DEFENSES = tuple(methods("defense"))
+CAPTIONS = ("pair_caption", "signed_caption", "magnitude_caption")
+FIXED = ("status", "go", "stop", "verdict", "pair", "signed", "magnitude", *CAPTIONS, "undefended",
+         "download")  # fmt: skip
+OUTPUTS = FIXED + DEFENSES
+Update = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Form:
+    """The page's controls as plain values, before anything is checked."""
+
+    picture: str | None
+    labels: str
+    template: str
+    truth: str
+    target: str
+    model: str
+    attack: str
+    attack_params: Mapping[str, Any]
+    defenses: Mapping[str, Mapping[str, Any]]
+    seed: float
+
+
+@dataclass
+class Site:
+    """What all handlers share: the compute thread, the outbox, the device."""
+
+    device: str = "auto"
+    model: str = "pocket"
+    worker: Worker = field(default_factory=Worker)
+    outbox: Outbox = field(default_factory=Outbox)
+
+    def load(self, name: str, say: Callable[[str], None]) -> Backbone:
+        """The shared backbone of a catalog name, on this site's device."""
+        return load_model(name, self.device, say=say)
+
+
+def prepare(form: Form, backbone: Backbone) -> Request:
+    """The checked request of a form.
+
+    Raises:
+        DemoError: anything on the form that cannot be used.
+    """
+    if not form.picture:
+        raise DemoError("There is no picture yet.", "Choose an example or drop one of your own.")
+    preprocess = backbone.preprocess
+    image = fit(read_upload(form.picture).image, preprocess.size, preprocess.squash)
+    request = Request(
+        to_pixels(image),
+        form.labels.replace("\n", ",").split(","),
+        form.template,
+        form.attack,
+        form.attack_params,
+        form.defenses,
+        form.truth.strip() or None,
+        form.target.strip() or None,
+        int(form.seed),
+    )
+    check_request(request)
+    return request
+
+
+def run(site: Site, form: Form, session: str) -> Iterator[Update]:
+    """Stream one comparison as partial updates of the page, keyed by output name."""
+    yield opening(form)
+    say: list[str] = []
+    clean: list[Images] = []
+
+    def job(note: Progress, stopped: Callable[[], bool]) -> Iterator[Card]:
+        backbone = site.load(form.model, say.append)
+        request = prepare(form, backbone)
+        clean.append(request.image)
+        yield from compare(request, backbone, on_progress=note, should_stop=stopped)
+
+    done: list[Card] = []
+    try:
+        for event in site.worker.stream(session, job):
+            if isinstance(event, Step):
+                yield {"status": status(_progress(event, done, say))}
+                continue
+            done.append(event)
+            yield show(site, form, done, clean[0])
+    except DemoError as error:
+        logger.info("%s: %s", type(error).__name__, error)
+        yield closing(form, done, str(error))
+    except Exception:
+        # The page's last line of defence: the buttons come back, the trace goes to the log.
+        logger.exception("a comparison failed")
+        yield closing(form, done, "Something broke inside the demo; the log has the details.")
+    else:
+        yield closing(form, done, "")
+
+
+def opening(form: Form) -> Update:
+    """Buttons switched, every chosen card queued."""
+    update: Update = {"status": status("Starting …"), "go": gr.Button(interactive=False),
+                      "stop": gr.Button(interactive=True)}  # fmt: skip
+    for id in DEFENSES:
+        words = ("queued", "") if id in form.defenses else ("off", text.CHOOSE_DEFENCE)
+        update[id] = html.placeholder(id, *words)
+    return update
+
+
+def show(site: Site, form: Form, done: Sequence[Card], clean: Images) -> Update:
+    """The update the newest card brings."""
+    card, first = done[-1], _undefended(done)
+    order = html.class_order(first)
+    if card.method != "undefended":
+        return {card.method: html.defence(card, order)} | _next(form, done)
+    update: Update = {
+        "undefended": html.undefended(card, order),
+        "verdict": html.verdict(card, ""),
+    }
+    if card.attack is not None:
+        update |= pictures(site, clean, card.attack) | _next(form, done)
+    return update
+
+
+def pictures(site: Site, clean: Images, report: AttackReport) -> Update:
+    """Slider, both difference pictures with their scales, and the file."""
+    before, after = to_array(clean), to_array(from_png(report.png))
+    top = max(report.linf, float(report.params.get("eps", 0)), 1)
+    gain = gain_for(top)
+    name = f"adversarial-{report.method}-{report.params.get('eps', 0):g}of255.png"
+    path = site.outbox.put(report.png, name)
+    original = site.outbox.put(to_png(clean), "clean.png")
+    return {
+        "pair": (original, path),
+        "signed": signed_difference(before, after, gain),
+        "magnitude": magnitude(before, after, top),
+        "download": gr.DownloadButton(value=path, interactive=True),
+    } | dict(zip(CAPTIONS, html.captions(gain, top), strict=True))
+
+
+def closing(form: Form, done: Sequence[Card], error: str) -> Update:
+    """Buttons back; cards that never ran say so."""
+    finished = {card.method for card in done}
+    update: Update = {
+        "status": status(error, failed=bool(error) and error != "Stopped.")
+        if error
+        else status(_summary(done)),
+        "go": gr.Button(interactive=True),
+        "stop": gr.Button(interactive=False),
+    }
+    for id in form.defenses:
+        if id not in finished:
+            update[id] = html.placeholder(id, "stopped" if error == "Stopped." else "not run")
+    return update
+
+
+def status(words: str, failed: bool = False) -> str:
+    """The line under the controls, also announced to screen readers."""
+    kind = "vd-status failed" if failed else "vd-status"
+    return f'<div class="{kind}" role="status" aria-live="polite">{escape(words)}</div>'
+
+
+def as_outputs(update: Update) -> tuple[Any, ...]:
+    """A full-length tuple in the page's output order; what is not named stays as it is."""
+    return tuple(update.get(name, gr.skip()) for name in OUTPUTS)
+
+
+def change_model(site: Site, name: str) -> Iterator[tuple[Any, Any]]:
+    """Load on selection, with a sentence; on failure the embedded model stays selected."""
+    said: list[str] = []
+    yield gr.skip(), status(f"Loading {name} …")
+    try:
+        backbone = site.worker.call(partial(site.load, name, said.append))
+    except DemoError as error:
+        yield site.model, status(str(error), failed=True)
+        return
+    yield gr.skip(), status(f"{name} is ready on {backbone.device}.")
+
+
+def _undefended(done: Sequence[Card]) -> Card:
+    return [card for card in done if card.method == "undefended"][-1]
+
+
+def _next(form: Form, done: Sequence[Card]) -> Update:
+    finished = {card.method for card in done}
+    waiting = [id for id in form.defenses if id not in finished]
+    return {waiting[0]: html.placeholder(waiting[0], "running …")} if waiting else {}
+
+
+def _progress(step: Step, done: Sequence[Card], say: Sequence[str]) -> str:
+    if not done:
+        return say[-1] if say else "Waiting for the processor …"
+    return f"{step.method.split('/')[0] or 'Attack'}: step {step.done + 1} of {step.total}"
+
+
+def _summary(done: Sequence[Card]) -> str:
+    """How many defences held, of those that were right on the clean picture."""
+    judged = [c for c in done if c.method != "undefended" and c.verdict]
+    if not judged:
+        return "Done."
+    held = sum(c.verdict == "held" for c in judged)
+    return (
+        f"Done: {held} of {len(judged)} defences held against an attacker who does not know them. "
+        f"One picture: no statistical claim."
+    )

@@ -1,0 +1,209 @@
+"""The page: image, change and verdict in one row; one strip of controls; the undefended model as
+the reference line; the three paradigms as three columns.
+
+The first paint is a finished story read from disk: no click, no model and no queue is needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from vlmdefense_demo.errors import DemoError
+from vlmdefense_demo.export import Story, read_story
+from vlmdefense_demo.images import fit, from_png, read_upload
+from vlmdefense_demo.labels import DEFAULT_TEMPLATE
+from vlmdefense_demo.models.catalog import ASSETS, MODELS
+from vlmdefense_demo.survey import PARADIGMS, methods
+from vlmdefense_demo.types import Paradigm
+from vlmdefense_demo.ui import api, events, handlers, text
+from vlmdefense_demo.ui import cards as html
+from vlmdefense_demo.ui.controls import widgets
+from vlmdefense_demo.ui.events import Controls
+from vlmdefense_demo.ui.examples import PRESETS, examples
+from vlmdefense_demo.ui.handlers import Site
+from vlmdefense_demo.ui.photo import photo_input
+
+STORY = ASSETS / "precomputed" / "one-step-is-enough"
+EPS = (1, 2, 4, 8, 16)
+
+
+def build(site: Site) -> gr.Blocks:
+    """The whole app, events and endpoints included."""
+    first = _first_paint(site, _story())
+    with gr.Blocks(title=text.TITLE, fill_width=True, delete_cache=(900, 3600)) as demo:
+        page = Controls()
+        gr.HTML(f"<h1>{text.TITLE}</h1><p>{text.SUBTITLE}</p>", elem_id="title")
+        with gr.Row(equal_height=False):
+            _image(page, first)
+            _change(page, first)
+            _verdict(page, first)
+        _strip(page, site)
+        page.out["undefended"] = gr.HTML(first.get("undefended", ""), elem_id="undefended")
+        with gr.Row(equal_height=False):
+            for paradigm in PARADIGMS:
+                _paradigm(page, paradigm, first)
+        with gr.Accordion("What is going on?", open=False):
+            gr.Markdown(text.HELP)
+        events.connect(page, site)
+        api.endpoints(site)
+    demo.queue(max_size=16, default_concurrency_limit=2)
+    return demo
+
+
+def _image(page: Controls, first: dict[str, Any]) -> None:
+    with gr.Column(scale=4, min_width=300, elem_classes="vd-panel"):
+        gr.HTML('<p class="kicker">1 · Image</p>')
+        page.photos = examples()
+        page.gallery = gr.Gallery(
+            [(fit(read_upload(e.path).image, 224), e.caption) for e in page.photos],
+            columns=4, rows=2, height="auto", format="png", object_fit="cover", buttons=[],
+            allow_preview=False, interactive=False, show_label=False, label="Examples",
+            elem_id="gallery",
+        )  # fmt: skip
+        page.picture = photo_input(
+            value=first.get("picture"), height=190, label="Your picture",
+            sources=["upload", "clipboard"], buttons=[], elem_id="picture",
+            alt_text="The picture to attack",
+        )  # fmt: skip
+        page.preset = gr.Dropdown(
+            list(PRESETS), value=first["preset"], label="What the model may answer",
+            elem_id="preset",
+        )  # fmt: skip
+        page.labels = gr.Textbox(
+            ", ".join(first["labels"]), lines=2, max_lines=6, label="Labels",
+            info=text.LABEL_HELP, elem_id="labels",
+        )  # fmt: skip
+        gr.HTML(f'<p class="vd-caption">{text.UPLOAD_NOTE}</p>')
+
+
+def _change(page: Controls, first: dict[str, Any]) -> None:
+    with gr.Column(scale=9, min_width=340, elem_classes="vd-panel"):
+        gr.HTML('<p class="kicker">2 · What changed</p>')
+        with gr.Row(elem_classes="pictures result"):
+            with gr.Column(min_width=150):
+                page.out["pair"] = gr.ImageSlider(
+                    first.get("pair"), type="filepath", format="png", interactive=False,
+                    label="Original | attacked", buttons=["fullscreen"], elem_id="pair",
+                    elem_classes="pix",
+                )  # fmt: skip
+                page.out["pair_caption"] = gr.HTML(first.get("pair_caption", ""))
+            for name, label in (("signed", "Signed difference"), ("magnitude", "Size of δ")):
+                with gr.Column(min_width=150):
+                    page.out[name] = gr.Image(
+                        first.get(name), format="png", interactive=False, label=label,
+                        buttons=["fullscreen"], elem_id=name, elem_classes="pix", alt_text=label,
+                    )  # fmt: skip
+                    page.out[f"{name}_caption"] = gr.HTML(first.get(f"{name}_caption", ""))
+
+
+def _verdict(page: Controls, first: dict[str, Any]) -> None:
+    with gr.Column(scale=4, min_width=270, elem_classes="vd-panel"):
+        gr.HTML('<p class="kicker">Verdict</p>')
+        page.out["verdict"] = gr.HTML(first.get("verdict", ""), elem_id="verdict")
+        file = first["pair"][1] if "pair" in first else None
+        page.out["download"] = gr.DownloadButton(
+            "Adversarial PNG", value=file, interactive=file is not None, elem_id="download"
+        )
+
+
+def _strip(page: Controls, site: Site) -> None:
+    attacks = [(e.title, e.id) for e in methods("attack").values()]
+    with gr.Column(elem_classes="vd-panel", elem_id="strip"):
+        with gr.Row(elem_id="controls"):
+            page.attack = gr.Radio(
+                attacks, value="pgd", label="Attack", elem_id="attack", scale=3, min_width=180
+            )
+            page.eps = gr.Radio(
+                list(EPS), value=4, label="ε of 255 levels", elem_id="eps", scale=4, min_width=310
+            )
+            page.steps = gr.Slider(
+                1, 200, 10, step=1, label="Steps of PGD", elem_id="steps", scale=4, min_width=200
+            )
+            page.out["stop"] = gr.Button(
+                "Stop", interactive=False, elem_id="stop", scale=1, min_width=90
+            )
+            page.out["go"] = gr.Button(
+                "Attack & defend", variant="primary", elem_id="go", scale=2, min_width=190
+            )
+        page.out["status"] = gr.HTML(handlers.status(""), elem_id="status")
+        with gr.Accordion("Details: goal, prompt, model, step size, seed", open=False):
+            with gr.Row():
+                page.truth = gr.Textbox(label="Right answer", info=text.TRUTH_HELP, elem_id="truth")
+                page.target = gr.Textbox(
+                    label="Target answer", info=text.TARGET_HELP, elem_id="target"
+                )
+                page.template = gr.Textbox(
+                    DEFAULT_TEMPLATE, label="Prompt", info="{} is the label", elem_id="template"
+                )
+                page.model = gr.Dropdown(
+                    _models(site), value=site.model, label="Model", elem_id="model",
+                    info="Others than pocket are downloaded once.",
+                )  # fmt: skip
+            with gr.Row():
+                for row in methods("attack").values():
+                    page.params |= widgets(row, skip=("eps", "steps"))
+                page.seed = gr.Number(
+                    0, label="seed", info="of all noise", precision=0, minimum=0,
+                    maximum=2**31 - 1, elem_id="seed",
+                )  # fmt: skip
+
+
+def _paradigm(page: Controls, paradigm: Paradigm, first: dict[str, Any]) -> None:
+    rows = methods("defense", paradigm)
+    with gr.Column(min_width=330):
+        gr.HTML(html.paradigm_head(paradigm))
+        page.chosen[paradigm] = gr.CheckboxGroup(
+            [(e.title, e.id) for e in rows.values()], value=list(rows), container=False,
+            show_label=False, label=f"{PARADIGMS[paradigm][0]} defences",
+            elem_id=f"choose-{paradigm}",
+        )  # fmt: skip
+        for row in rows.values():
+            shown = first.get(row.id) or html.placeholder(row.id, "ready")
+            page.out[row.id] = gr.HTML(shown, elem_id=f"card-{row.id}")
+            with gr.Accordion(f"{row.title} settings", open=False, visible=row.adjustable):
+                page.params |= widgets(row)
+
+
+def _models(site: Site) -> list[tuple[str, str]]:
+    choices = [(m.title, m.name) for m in MODELS.values()]
+    return choices if site.model in MODELS else [*choices, (site.model, site.model)]
+
+
+def _story() -> Story | None:
+    try:
+        return read_story(STORY)
+    except DemoError:
+        return None
+
+
+def _first_paint(site: Site, story: Story | None) -> dict[str, Any]:
+    """The values every output starts with; without a story only the labels are set."""
+    preset = next(iter(PRESETS))
+    if story is None:
+        return {"preset": preset, "labels": PRESETS[preset]}
+    card, *rest = story.cards
+    order = html.class_order(card)
+    assert card.attack is not None
+    first = handlers.pictures(site, from_png(story.clean), card.attack)
+    return (
+        first
+        | {c.method: html.defence(c, order) for c in rest}
+        | {
+            "undefended": html.undefended(card, order),
+            "verdict": html.verdict(card, story.about["badge"]),
+            "picture": first["pair"][0],
+            "preset": story.about.get("preset", preset),
+            "labels": story.about["labels"],
+        }
+    )
+
+
+def theme() -> gr.themes.Base:
+    """The one Gradio theme with AA contrast in both modes, in system fonts that need no network."""
+    return gr.themes.Monochrome(
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+        radius_size=gr.themes.sizes.radius_md,
+    )
