@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmdefense_demo.errors import DemoError, InvalidLabels, MethodFailed
+from vlmdefense_demo.errors import Cancelled, DemoError, InvalidLabels, MethodFailed
 from vlmdefense_demo.geometry import quantise_toward
 from vlmdefense_demo.images import from_png, to_array, to_png
-from vlmdefense_demo.labels import DEFAULT_TEMPLATE, clean_labels
+from vlmdefense_demo.labels import DEFAULT_TEMPLATE, clean_labels, clean_template
 from vlmdefense_demo.measure import distances
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
@@ -42,7 +42,7 @@ from vlmdefense_demo.types import (
 logger = logging.getLogger(__name__)
 Values = Mapping[str, Any]
 # One run of a few milliseconds says little about its time on a shared machine.
-SHORT, REPEATS = 0.1, 3
+SHORT, REPEATS = 0.5, 3
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def compare(
         DemoError: the request itself cannot be run; a defence's own error becomes its card.
         Cancelled: `should_stop` returned True; raised within one step.
     """
+    check_request(request)
     methods = {id: (entry(id, "defense"), values) for id, values in request.defenses.items()}
     defenses = {id: (row, row.build(dict(values))) for id, (row, values) in methods.items()}
     stage = _Stage(request, backbone, on_progress, should_stop)
@@ -186,9 +187,9 @@ class _Stage:
             attacked = None
             if self.adversarial is not None:
                 attacked, cost, result = self._defended(row, method, self.adversarial)
+        except Cancelled:
+            raise
         except (DemoError, torch.cuda.OutOfMemoryError) as error:
-            if self.run.should_stop():
-                raise
             return replace(blank, error=str(error))
         plain = self.card.cost.seconds if self.card.cost else 0.0
         return replace(
@@ -209,8 +210,10 @@ class _Stage:
     def _defended(
         self, row: Entry, method: Any, x: Images
     ) -> tuple[Prediction, Cost, DefenseResult]:
+        run = self.run.child(row.id)
+        run.step(0, 1)  # a method of a single pass does not poll by itself
         with torch.no_grad(), self.meter.stage() as cost:
-            result = method(self.clf, x, run=self.run.child(row.id))
+            result = method(self.clf, x, run=run)
         return predict(self.clf.labels, result.logits)[0], cost, result
 
     def _goal(self) -> tuple[Goal, bool]:
@@ -306,6 +309,7 @@ def request_label(labels: tuple[str, ...], wanted: str | None) -> str | None:
 def check_request(request: Request) -> tuple[str, ...]:
     """Everything that can be refused before a model is loaded; returns the clean labels."""
     labels = clean_labels(request.labels)
+    clean_template(request.template)
     request_label(labels, request.reference)
     request_label(labels, request.target)
     if request.attack is not None:

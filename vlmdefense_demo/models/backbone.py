@@ -46,6 +46,8 @@ class Backbone:
         self.name, self.twin = name, twin
         # open_clip's classes declare their parts dynamically; a static type would be a fiction.
         self.model = model.eval().requires_grad_(False)
+        # Convolutions run up to twice as fast on a CPU with the channels innermost.
+        self.model.visual.to(memory_format=torch.channels_last)
         self.tokenizer = tokenizer
         self.preprocess = preprocess
         self.device: torch.device = next(self.model.parameters()).device
@@ -66,7 +68,8 @@ class Backbone:
 
     def encode_image(self, x: Images) -> Features:
         """(B, 3, H, W) in [0, 1] -> (B, D) un-normalised image features."""
-        out = self.visual(torch.addcmul(self._shift, x, self._gain))
+        x = torch.addcmul(self._shift, x, self._gain)
+        out = self.visual(x.contiguous(memory_format=torch.channels_last))
         return out[0] if isinstance(out, tuple) else out
 
     def warm_up(self) -> None:

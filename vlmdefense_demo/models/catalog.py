@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -160,14 +161,18 @@ def _load(entry: ModelEntry, device: torch.device) -> Backbone:
     import open_clip
 
     with _readable_errors(entry.title):
-        model, _, _ = open_clip.create_model_and_transforms(
-            entry.architecture, pretrained=entry.pretrained or None, precision="fp32"
+        model = open_clip.create_model(
+            entry.architecture,
+            pretrained=entry.pretrained or None,
+            precision="fp32",
+            require_pretrained=True,  # without weights open_clip would only warn and make some up
         )
         tokenizer = open_clip.get_tokenizer(entry.architecture)
-    return Backbone(entry.name, model.to(device), tokenizer, _preprocess(model))
+    return Backbone(entry.name, model.to(device), tokenizer, preprocess_of(model))
 
 
-def _preprocess(model: nn.Module) -> Preprocess:
+def preprocess_of(model: nn.Module) -> Preprocess:
+    """Input geometry and normalisation as open_clip recorded them on the model."""
     cfg: dict[str, Any] = dict(model.visual.preprocess_cfg)  # type: ignore[union-attr, arg-type]
     size = cfg.get("size", 224)
     return Preprocess(
@@ -187,7 +192,8 @@ def _load_visual(backbone: Backbone, source: str) -> nn.Module:
 
     if source.startswith("hf-hub:"):
         with _readable_errors(source):
-            visual = open_clip.create_model(source, precision="fp32").visual
+            model = open_clip.create_model(source, precision="fp32", require_pretrained=True)
+        visual = model.visual
         if _activations(visual) != _activations(backbone.visual):
             raise MissingWeights(f"{source} uses another activation than {backbone.name}.")
         return visual
@@ -203,6 +209,10 @@ def _activations(module: nn.Module) -> set[str]:
     return {type(m).__name__ for m in module.modules() if "GELU" in type(m).__name__}
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:160] or type(error).__name__
+
+
 @contextmanager
 def _readable_errors(what: str) -> Iterator[None]:
     """Every way a download or a file can fail, as one sentence with the cure."""
@@ -211,22 +221,23 @@ def _readable_errors(what: str) -> Iterator[None]:
 
     try:
         yield
-    except HfHubHTTPError as error:
-        raise MissingWeights(
-            f"The hub refused {what}: {str(error).splitlines()[0]}",
-            "Check the token (HF_TOKEN) or choose another model.",
-        ) from error
+    # First, because older hubs derive LocalEntryNotFoundError from HfHubHTTPError.
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
         raise MissingWeights(
             f"{what} is not on this machine and the hub cannot be reached.",
             "Connect to the network once, or use the embedded model.",
         ) from error
-    except (SafetensorError, EOFError) as error:
+    except HfHubHTTPError as error:
+        raise MissingWeights(
+            f"The hub refused {what}: {_first_line(error)}",
+            "Check the token (HF_TOKEN) or choose another model.",
+        ) from error
+    except (SafetensorError, UnpicklingError, EOFError) as error:
         raise MissingWeights(
             f"The file of {what} is incomplete or damaged.", "Delete it and download it again."
         ) from error
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, AssertionError) as error:
         raise MissingWeights(
-            f"{what} could not be loaded ({str(error).splitlines()[0][:160]}).",
+            f"{what} could not be loaded ({_first_line(error)}).",
             "Check the network or the folder, or use the embedded model.",
         ) from error

@@ -41,7 +41,7 @@ class TowerRecipe:
 
     eps: float = 3 / 255
     attack_steps: int = 1
-    steps: int = 1400
+    steps: int = 1150
     batch: int = 32
     size: int = 160
     learning_rate: float = 2e-4

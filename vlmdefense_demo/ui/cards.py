@@ -6,9 +6,11 @@ the attack reached on the undefended model, a third, and the rest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
+from vlmdefense_demo.spec import Field, Range, fields
 from vlmdefense_demo.survey import FLAGS, PARADIGMS, entry
 from vlmdefense_demo.types import AttackReport, Card, Cost, Note, Paradigm, Prediction
 from vlmdefense_demo.ui import text
@@ -186,15 +188,20 @@ def _cost(cost: Cost | None, slowdown: float | None, device: str) -> str:
 
 def _more(card: Card) -> str:
     """What the method reports about itself, its settings, and what its flags mean."""
+    row = entry(card.method)
     facts = [(escape(note.title), _note(note)) for note in card.notes]
-    facts += [(escape(k), escape(str(v))) for k, v in card.params.items()]
+    facts += [(f.name.replace("_", " "), _shown(f, card.params)) for f in fields(row.cls)]
     rows = "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in facts)
     flags = "".join(f"<p><b>{FLAGS[f][0]}</b>: {FLAGS[f][1]}</p>" for f in card.flags)
-    idea = escape(entry(card.method).idea)
     return (
-        f'<details class="more"><summary>How it decided</summary><p>{idea}</p>'
+        f'<details class="more"><summary>How it decided</summary><p>{escape(row.idea)}</p>'
         f"<dl>{rows}</dl>{flags}</details>"
     )
+
+
+def _shown(field: Field, params: Mapping[str, Any]) -> str:
+    unit = field.domain.unit if isinstance(field.domain, Range) else ""
+    return escape(f"{params[field.name]} {unit}".strip())
 
 
 def _note(note: Note) -> str:

@@ -58,7 +58,7 @@ def _image(page: Controls, first: dict[str, Any]) -> None:
         page.photos = examples()
         page.gallery = gr.Gallery(
             [(fit(read_upload(e.path).image, 224), e.caption) for e in page.photos],
-            columns=4, rows=2, height="auto", format="png", object_fit="cover", buttons=[],
+            columns=4, rows=2, height=196, format="png", object_fit="cover", buttons=[],
             allow_preview=False, interactive=False, show_label=False, label="Examples",
             elem_id="gallery",
         )  # fmt: skip
@@ -82,18 +82,19 @@ def _change(page: Controls, first: dict[str, Any]) -> None:
     with gr.Column(scale=9, min_width=340, elem_classes="vd-panel"):
         gr.HTML('<p class="kicker">2 · What changed</p>')
         with gr.Row(elem_classes="pictures result"):
-            with gr.Column(min_width=150):
+            with gr.Column(scale=7, min_width=300):
                 page.out["pair"] = gr.ImageSlider(
                     first.get("pair"), type="filepath", format="png", interactive=False,
-                    label="Original | attacked", buttons=["fullscreen"], elem_id="pair",
-                    elem_classes="pix",
+                    label="Original | attacked", show_label=False, buttons=["fullscreen"],
+                    elem_id="pair", elem_classes="pix",
                 )  # fmt: skip
                 page.out["pair_caption"] = gr.HTML(first.get("pair_caption", ""))
-            for name, label in (("signed", "Signed difference"), ("magnitude", "Size of δ")):
-                with gr.Column(min_width=150):
+            with gr.Column(scale=3, min_width=150):
+                for name, label in (("signed", "Signed difference"), ("magnitude", "Size of δ")):
                     page.out[name] = gr.Image(
                         first.get(name), format="png", interactive=False, label=label,
-                        buttons=["fullscreen"], elem_id=name, elem_classes="pix", alt_text=label,
+                        show_label=False, buttons=["fullscreen"], elem_id=name,
+                        elem_classes="pix", alt_text=label,
                     )  # fmt: skip
                     page.out[f"{name}_caption"] = gr.HTML(first.get(f"{name}_caption", ""))
 

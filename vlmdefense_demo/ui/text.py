@@ -37,7 +37,7 @@ broken by such a transfer. The rungs marked *not run* were not tried, and one pi
 breakage, never robustness.
 
 **Cost.** `8 f + 4 b` counts samples through the image tower, forward and backward; text counts
-stand beside it. Times are of one warm run on the attacked picture (the median of three below 0.1 s),
+stand beside it. Times are of one warm run on the attacked picture (the median of three below 0.5 s),
 on the device named beside it; × compares with the undefended forward.
 
 **Where the numbers come from.** Every number is measured on the decoded PNG. The embedded model
