@@ -1,4 +1,4 @@
-"""The command line: python -m vlmdefense_demo {compare, methods, train}. eps is in /255."""
+"""The command line: python -m vlmdefense_demo {compare, methods, speed, train}. eps is in /255."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--target", help="the label to reach; default: any wrong one")
     compare.add_argument("--seed", type=int, default=0)
     compare.add_argument("--model", default="pocket", help="catalog name or local-dir:PATH")
-    compare.add_argument("--device", default="auto")
+    compare.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     compare.add_argument("--json", metavar="FILE", help="write the cards as JSON; - is stdout")
     compare.add_argument("--out", type=Path, help="write the PNGs and cards.json to a folder")
     compare.set_defaults(command=_compare)
@@ -57,6 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("methods", help="every attack and defence")
     listing.add_argument("--json", action="store_true", help="rows with parameters and ranges")
     listing.set_defaults(command=_methods)
+
+    speed = commands.add_parser("speed", help="time attack and defences against their bare passes")
+    speed.add_argument("--model", default="pocket", help="catalog name or local-dir:PATH")
+    speed.add_argument("--device", default="auto")
+    speed.set_defaults(command=_speed)
 
     train = commands.add_parser("train", help="make the weights in assets/, or check them")
     train.add_argument("what", choices=("pocket", "fare", "check", "check-robust"))
@@ -95,7 +100,7 @@ def _compare(args: argparse.Namespace) -> int:
         if args.json == "-":
             _echo(text)
         else:
-            Path(args.json).write_text(text)
+            Path(args.json).write_text(text, encoding="utf-8")
     else:
         _echo("".join(_line(card) for card in cards))
     return 0
@@ -144,6 +149,15 @@ def _methods(args: argparse.Namespace) -> int:
     else:
         _echo("".join(f"{r.id:8} {r.kind:8} {r.paradigm:14} {r.venue} {r.year}  {r.title}\n"
                       for r in SURVEY.values()))  # fmt: skip
+    return 0
+
+
+def _speed(args: argparse.Namespace) -> int:
+    from vlmdefense_demo.models.catalog import load_model
+    from vlmdefense_demo.speed import measure
+
+    for line in measure(load_model(args.model, args.device)):
+        _echo(f"{line}\n")
     return 0
 
 

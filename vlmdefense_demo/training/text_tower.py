@@ -43,7 +43,7 @@ PLAIN = (
 class TextRecipe:
     """Hyperparameters of the text tower's training."""
 
-    steps: int = 3000
+    steps: int = 1800
     batch: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.01

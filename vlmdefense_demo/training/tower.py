@@ -49,6 +49,7 @@ class TowerRecipe:
     warm_up: float = 0.05
     ramp: float = 0.4
     seed: int = 0
+    save_every: int = 100
 
     def radius(self, step: int) -> float:
         """eps grows linearly to its full value over the first part of the run.
@@ -79,7 +80,7 @@ def fine_tune(
 
     Args:
         photos: already without held-out ones; labels are not read.
-        checkpoint: written every 100 steps, and continued from if it exists.
+        checkpoint: written every `save_every` steps, and continued from if it exists.
 
     Returns:
         the trained image tower, in evaluation mode.
@@ -105,7 +106,7 @@ def fine_tune(
         loss.backward()
         optimiser.step()
         progress.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
-        if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
+        if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
             logger.info("step %d of %d, loss %.4f", step + 1, recipe.steps, loss.item())
             _save(checkpoint, visual, optimiser, step + 1)
     return visual.eval().requires_grad_(False)

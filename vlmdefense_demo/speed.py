@@ -1,0 +1,128 @@
+"""Where the time goes, as ratios taken in one run: the figures of docs/measurements.md.
+
+Every figure is a ratio of medians against the bare passes it consists of, measured alternately on
+the same machine, so that it holds when the machine's speed drifts.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from vlmdefense_demo.attacks.pgd import PGD
+from vlmdefense_demo.engine import Request, compare
+from vlmdefense_demo.geometry import from_levels
+from vlmdefense_demo.losses import cross_entropy
+from vlmdefense_demo.models.backbone import Backbone
+from vlmdefense_demo.models.classifier import ZeroShotClassifier
+from vlmdefense_demo.run import Run
+from vlmdefense_demo.survey import methods
+from vlmdefense_demo.types import Cost, Goal, Images
+
+LABELS = ("cat", "dog", "lion", "cheetah", "coffee", "rocket", "person", "tower", "motorcycle",
+          "car")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Seconds of something, and of the bare passes it is made of."""
+
+    name: str
+    seconds: float
+    bare: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name:34} {1000 * self.seconds:8.1f} ms   bare passes {1000 * self.bare:8.1f} "
+            f"ms   ratio {self.seconds / self.bare:.2f}"
+        )
+
+
+def measure(backbone: Backbone, repeats: int = 9) -> Iterator[str]:
+    """Lines: PGD against its passes, each defence against its passes, first card, default run."""
+    clf = ZeroShotClassifier(backbone, LABELS)
+    size = backbone.preprocess.size
+    noise = torch.randint(0, 256, (1, 3, size, size), generator=torch.Generator().manual_seed(0))
+    x = from_levels(noise).to(backbone.device)
+    goal = Goal(clf(x).argmax(1))
+    pgd = PGD(steps=10, stop_early=False)
+
+    def attack() -> None:
+        with torch.no_grad():
+            clf(pgd(clf, x, goal, run=Run()))
+
+    yield str(_against("PGD-10 and one verifying forward", attack, clf, x, Cost(11, 10), repeats))
+    for row in methods("defense").values():
+        method = row.build({"tau": 4} if row.id == "ttc" else {})
+        cost = method.expected_cost(len(LABELS))
+
+        def defend(method: object = method) -> None:
+            with torch.no_grad():
+                method(clf, x, run=Run())  # type: ignore[operator]
+
+        yield str(_against(row.title, defend, clf, x, cost, repeats))
+    yield from _comparison(backbone, x)
+
+
+def _against(
+    name: str, work: Callable[[], None], clf: ZeroShotClassifier, x: Images, cost: Cost, n: int
+) -> Ratio:
+    """Medians of `n` alternating runs of the work and of its bare passes."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for i in range(n + 1):
+        for function, series in zip((work, lambda: _bare(clf, x, cost)), times, strict=True):
+            seconds = _seconds(function)
+            if i:
+                series.append(seconds)
+    return Ratio(name, statistics.median(times[0]), statistics.median(times[1]))
+
+
+def _bare(clf: ZeroShotClassifier, x: Images, cost: Cost) -> None:
+    """The counted passes and nothing else; forwards that need no gradient run as one batch."""
+    for _ in range(cost.image_backward):
+        leaf = x.detach().requires_grad_()
+        logits = clf(leaf)
+        labels = logits.argmax(1)
+        loss = cross_entropy(logits, labels, torch.empty(0))
+        torch.autograd.grad(loss.sum(), leaf)
+    single = cost.image_forward - cost.image_backward
+    with torch.no_grad():
+        if cost.text_forward:
+            clf.encode_image(x.expand(single, -1, -1, -1))
+        else:
+            for _ in range(single):
+                clf.encode_image(x)
+    if cost.text_forward:
+        prompts = clf.context_prompts()
+        context = prompts.initial.clone().requires_grad_()
+        if cost.text_backward:
+            torch.autograd.grad(clf.encode_context(prompts, context).sum(), context)
+        with torch.no_grad():
+            clf.encode_context(prompts, prompts.initial)
+
+
+def _comparison(backbone: Backbone, x: Images) -> Iterator[str]:
+    request = Request(x.cpu(), LABELS, defenses={id: {} for id in methods("defense")})
+    list(compare(request, backbone))
+    start = time.perf_counter()
+    cards = compare(request, backbone)
+    next(cards)
+    first = time.perf_counter() - start
+    for _ in cards:
+        pass
+    total = time.perf_counter() - start
+    yield f"first card {first:.2f} s, default comparison {total:.2f} s, on {backbone.device}"
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
