@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
+from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.geometry import LEVELS, lattice_step_size, project_linf, sign_step
 from vlmdefense_demo.losses import LOSSES, margin
 from vlmdefense_demo.run import Run
@@ -132,7 +133,15 @@ class PGD(Parameters):
     stop_early: Annotated[bool, "stop one logit past the boundary"] = True
 
     def __call__(self, target: LogitFn, x: Images, goal: Goal, *, run: Run) -> Images:
-        """(B, 3, H, W) -> adversarial images of the same shape, inside the ball."""
+        """(B, 3, H, W) -> adversarial images of the same shape, inside the ball.
+
+        Raises:
+            InvalidParameter: a target with the DLR loss, whose sign flip aims at nothing.
+        """
+        if goal.targeted and self.loss == "dlr":
+            raise InvalidParameter(
+                "The DLR loss is for untargeted attacks.", "Choose ce or margin for a target."
+            )
         ascend = Ascent(
             self.eps,
             self.step_size or lattice_step_size(self.eps, self.steps),

@@ -115,7 +115,8 @@ def load_model(name: str = "pocket", device: str = "auto", *, say: Say = unheard
         if key not in _loaded:
             if entry.megabytes:
                 say(f"Loading {entry.title}: up to {entry.megabytes} MB on first use.")
-            _loaded[key] = _load(entry, where)
+            with torch.random.fork_rng(devices=[]):  # open_clip draws weights it then overwrites
+                _loaded[key] = _load(entry, where)
             _loaded[key].warm_up()
         return _loaded[key]
 
@@ -135,7 +136,8 @@ def load_twin(backbone: Backbone, twin: str) -> Backbone:
     with _lock:
         key = (f"{backbone.name}+{twin}", str(backbone.device))
         if key not in _loaded:
-            visual = _load_visual(backbone, source)
+            with torch.random.fork_rng(devices=[]):
+                visual = _load_visual(backbone, source)
             _loaded[key] = backbone.with_visual(visual.to(backbone.device), twin)
             _loaded[key].warm_up()
         return _loaded[key]

@@ -55,7 +55,7 @@ def pocket(args: argparse.Namespace) -> Iterator[str]:
     weights = half_precision(blank.model.state_dict().items())
     # Three quarters of the model are token rows; 8 bits a number keep it below 45 MB.
     table = "text.token_embedding.weight"
-    weights[table] = tower.token_embedding.weight.to(torch.float8_e4m3fn)
+    weights[table] = blank.model.state_dict()[table].to(torch.float8_e4m3fn)
     _write(weights, folder / WEIGHTS)
     yield f"wrote {folder / WEIGHTS}"
     yield from check(args)

@@ -1,0 +1,129 @@
+"""The survey's rows: complete, consistent with their classes, and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from vlmdefense_demo.errors import InvalidParameter, UnknownMethod
+from vlmdefense_demo.spec import Choice, Parameters, Range, fields
+from vlmdefense_demo.survey import FLAGS, PARADIGMS, SURVEY, entry, methods
+from vlmdefense_demo.types import Cost
+
+each_row = pytest.mark.parametrize("row", SURVEY.values(), ids=SURVEY)
+each_defense = pytest.mark.parametrize("row", methods("defense").values(), ids=methods("defense"))
+
+
+@each_row
+def test_row_is_complete(row):
+    assert SURVEY[row.id] is row
+    assert re.fullmatch(r"[a-z][a-z0-9_]*", row.id)
+    assert row.url.startswith("https://")
+    assert 2000 < row.year < 2030
+    assert row.status in ("faithful", "simplified", "weights needed")
+    assert all([row.title, row.paper, row.venue, row.licence, row.idea, row.cost])
+    assert row.idea.endswith(".")
+    assert set(row.flags) <= set(FLAGS)
+
+
+@each_row
+def test_class_is_a_frozen_dataclass_of_parameters_that_can_be_called(row):
+    assert issubclass(row.cls, Parameters)
+    assert dataclasses.is_dataclass(row.cls)
+    with pytest.raises((dataclasses.FrozenInstanceError, AttributeError)):
+        row.build().anything = 1
+    assert callable(row.build())
+
+
+@each_row
+def test_docstring_names_source_or_update_and_what_differs(row):
+    text = row.cls.__doc__
+    assert "Source:" in text or "Update:" in text
+    assert row.status != "simplified" or "simplif" in text.lower() or "differs" in text.lower()
+
+
+@each_row
+def test_every_parameter_is_explained_and_has_a_domain(row):
+    for f in fields(row.cls):
+        assert f.help, f"{row.id}.{f.name} has no help text"
+        assert isinstance(f.domain, (Range, Choice)) or f.kind is bool
+        assert f.kind in (int, float, bool, str)
+
+
+@each_row
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_both_ends_of_every_range_can_be_built_from_display_units(row, end):
+    for f in fields(row.cls):
+        if isinstance(f.domain, Range):
+            row.build({f.name: f.shown(getattr(f.domain, end))})
+            beyond = getattr(f.domain, end) + (-1 if end == "low" else 1)
+            with pytest.raises(InvalidParameter):
+                row.build({f.name: f.shown(f.kind(beyond))})
+
+
+@each_row
+def test_public_row_is_json_with_the_schema_of_its_parameters(row):
+    data = json.loads(json.dumps(row.public(), allow_nan=False))
+    assert data["id"] == row.id
+    assert [p["name"] for p in data["parameters"]] == [f.name for f in fields(row.cls)]
+
+
+@each_defense
+def test_defense_lies_in_the_folder_of_its_paradigm(row):
+    assert row.paradigm in PARADIGMS
+    assert row.implementation.startswith(f"defenses.{row.paradigm}.")
+
+
+@each_defense
+def test_defense_states_its_nature(row):
+    assert row.cls.adaptive in ("exact", "bpda", "eot")
+    assert row.cls.stochastic is ("randomised" in row.flags)
+    cost = row.build().expected_cost(4)
+    assert isinstance(cost, Cost)
+    assert cost.image_forward >= 1
+
+
+@pytest.mark.parametrize("row", methods("attack").values(), ids=methods("attack"))
+def test_attack_belongs_to_no_paradigm(row):
+    assert row.paradigm == "none"
+    assert row.implementation.startswith("attacks.")
+
+
+def test_one_concept_has_one_name_across_all_methods():
+    """`research/style.md` §4: names that mean the same as one in use are refused."""
+    synonyms = {
+        "epsilon": "eps", "radius": "eps", "alpha": "step_size", "stepsize": "step_size",
+        "lr": "learning_rate", "n_steps": "steps", "iterations": "steps", "n_iter": "steps",
+        "n_restarts": "restarts", "num_views": "views", "n_views": "views", "temp": "temperature",
+    }  # fmt: skip
+    for row in SURVEY.values():
+        used = {f.name for f in fields(row.cls)}
+        wrong = used & (synonyms.keys() - ({"alpha"} if row.paradigm == "training_time" else set()))
+        assert not wrong, f"{row.id}: " + ", ".join(f"{w} -> {synonyms[w]}" for w in wrong)
+
+
+def test_rows_can_be_selected_by_kind_and_paradigm():
+    assert set(methods("attack")) | set(methods("defense")) == set(SURVEY) == set(methods())
+    by_paradigm = [set(methods("defense", p)) for p in PARADIGMS]
+    assert set().union(*by_paradigm) == set(methods("defense"))
+    assert list(methods()) == list(SURVEY)
+
+
+@pytest.mark.parametrize(
+    ("id", "kind", "message"),
+    [
+        ("nope", None, "Unknown method 'nope'. Known: "),
+        ("pgd", "defense", "Unknown defense 'pgd'. Known: "),
+        ("ttc", "attack", "Unknown attack 'ttc'. Known: "),
+        ("", None, "Unknown method ''"),
+    ],
+)
+def test_an_unknown_method_is_refused_with_the_known_ones(id, kind, message):
+    with pytest.raises(UnknownMethod) as caught:
+        entry(id, kind)
+    assert message in str(caught.value)
+    known = str(caught.value).split("Known: ")[1].rstrip(".").split(", ")
+    assert known == list(methods(kind))
