@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, help="folder of the model; default: assets/pocket-clip")
     train.add_argument("--work", type=Path, default=Path("runs"), help="checkpoints")
     train.add_argument("--steps", type=int, help="optimiser steps; default: the recipe's")
+    train.add_argument("--second-run", action="store_true", help="fare: continue from the twin")
     train.add_argument("--photos", type=int, default=200, help="photos of check-robust")
     train.add_argument("--threads", type=int, default=2)
     train.set_defaults(command=_train)

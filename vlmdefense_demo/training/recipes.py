@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -25,6 +26,10 @@ from vlmdefense_demo.training.trunk import closed_form, install, load_trunk
 from vlmdefense_demo.training.wordnet import read_wordnet
 
 CONFIG, WEIGHTS, TWIN = "open_clip_config.json", "open_clip_model.safetensors", "fare.safetensors"
+
+FIRST_RUN = TowerRecipe()
+# The first twin is already in the ball's reach: full eps at once, more and smaller updates.
+SECOND_RUN = TowerRecipe(steps=1500, batch=16, ramp=1e-9)
 
 
 def run(args: argparse.Namespace) -> Iterator[str]:
@@ -62,12 +67,17 @@ def pocket(args: argparse.Namespace) -> Iterator[str]:
 
 
 def fare(args: argparse.Namespace) -> Iterator[str]:
-    """The robust twin."""
+    """The robust twin, from the model's own tower or, with --second-run, from the first twin."""
     folder = args.out or POCKET
     backbone = _load(folder)
     photos = [p for p in read_photos(args.images) if not p.held_out]
-    how = TowerRecipe(**({"steps": args.steps} if args.steps else {}))
-    visual = fine_tune(backbone, photos, fare_objective, how, args.work / "fare.pt")
+    how, start = FIRST_RUN, None
+    if args.second_run:
+        how, start = SECOND_RUN, load_twin(backbone, "fare")
+    if args.steps:
+        how = replace(how, steps=args.steps)
+    checkpoint = args.work / ("fare2.pt" if args.second_run else "fare.pt")
+    visual = fine_tune(backbone, photos, fare_objective, how, checkpoint, start)
     _write(half_precision(visual.state_dict().items()), folder / TWIN)
     yield f"wrote {folder / TWIN}"
 

@@ -75,17 +75,19 @@ def fine_tune(
     objective: Objective,
     recipe: TowerRecipe,
     checkpoint: Path,
+    start: Backbone | None = None,
 ) -> nn.Module:
     """Train a copy of the backbone's image tower; the backbone itself is not touched.
 
     Args:
+        start: a robust twin to continue from; by default the backbone's own tower.
         photos: already without held-out ones; labels are not read.
         checkpoint: written every `save_every` steps, and continued from if it exists.
 
     Returns:
         the trained image tower, in evaluation mode.
     """
-    visual = copy.deepcopy(backbone.visual).to(memory_format=torch.channels_last)
+    visual = copy.deepcopy((start or backbone).visual).to(memory_format=torch.channels_last)
     student = backbone.with_visual(visual, "student")
     visual.requires_grad_(True)
     optimiser = torch.optim.AdamW(visual.parameters(), weight_decay=recipe.weight_decay)
