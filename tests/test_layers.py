@@ -15,7 +15,7 @@ PACKAGE = "vlmdefense_demo"
 # Each line may import itself and everything above it.
 LAYERS = (
     {"types", "errors", "spec"},
-    {"run", "labels", "images", "geometry", "losses", "measure"},
+    {"run", "labels", "images", "geometry", "losses", "measure", "judging"},
     {"models", "attacks"},
     {"defenses"},
     {"survey"},

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from vlmdefense_demo.errors import Cancelled, DemoError, InvalidLabels, MethodFailed
+from vlmdefense_demo.errors import Cancelled, DemoError, InvalidLabels
 from vlmdefense_demo.geometry import quantise_toward
 from vlmdefense_demo.images import from_png, to_array, to_png
+from vlmdefense_demo.judging import judge, predict, request_label
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE, clean_labels, clean_template
 from vlmdefense_demo.measure import distances
 from vlmdefense_demo.models.backbone import Backbone
@@ -34,9 +34,7 @@ from vlmdefense_demo.types import (
     DefenseResult,
     Goal,
     Images,
-    Logits,
     Prediction,
-    Verdict,
 )
 
 logger = logging.getLogger(__name__)
@@ -89,16 +87,18 @@ def compare(
         Cancelled: `should_stop` returned True; raised within one step.
     """
     check_request(request)
-    methods = {id: (entry(id, "defense"), values) for id, values in request.defenses.items()}
-    defenses = {id: (row, row.build(dict(values))) for id, (row, values) in methods.items()}
+    defenses = [
+        (row := entry(id, "defense"), row.build(dict(values)))
+        for id, values in request.defenses.items()
+    ]
     stage = _Stage(request, backbone, on_progress, should_stop)
     yield stage.undefended()
     if request.attack is not None:
         attacker = entry(request.attack, "attack").build(dict(request.attack_params))
         yield stage.attack(request.attack, attacker)
-    for row, method in defenses.values():
+    for row, method in defenses:
         yield stage.defend(row, method)
-    logger.info("%s on %s: %s", request.attack, backbone.name, ", ".join(defenses) or "undefended")
+    logger.info("%s on %s: %s", request.attack, backbone.name, ", ".join(request.defenses))
 
 
 class _Stage:
@@ -266,44 +266,6 @@ def _make(row: Entry, params: Values) -> Any:
     """An instance from pixel-unit parameters; unknown names get the same message as elsewhere."""
     build(row.cls, dict.fromkeys(params.keys() - row.cls.__dataclass_fields__.keys()))  # type: ignore[attr-defined]
     return row.cls(**params)
-
-
-def predict(labels: tuple[str, ...], logits: Logits) -> list[Prediction]:
-    """(B, K) logits -> one prediction a row.
-
-    Raises:
-        MethodFailed: a logit is not finite.
-    """
-    if not bool(torch.isfinite(logits).all()):
-        raise MethodFailed("The method produced logits that are not finite on this image.")
-    probs: Tensor = logits.double().softmax(1)
-    return [
-        Prediction(labels, tuple(p), tuple(z))
-        for p, z in zip(probs.tolist(), logits.tolist(), strict=True)
-    ]
-
-
-def judge(clean: Prediction | None, attacked: Prediction, reference: str) -> Verdict:
-    """Wrong before the attack, held, or fooled."""
-    if clean is not None and clean.label != reference:
-        return "wrong_clean"
-    return "held" if attacked.label == reference else "fooled"
-
-
-def request_label(labels: tuple[str, ...], wanted: str | None) -> str | None:
-    """The label a person named, as it stands in the list.
-
-    Raises:
-        InvalidLabels: it is not in the list.
-    """
-    if wanted is None:
-        return None
-    for label in labels:
-        if label.casefold() == " ".join(wanted.split()).casefold():
-            return label
-    raise InvalidLabels(
-        f"“{wanted[:40]}” is not among the labels.", f"Choose one of: {', '.join(labels[:12])}."
-    )
 
 
 def check_request(request: Request) -> tuple[str, ...]:

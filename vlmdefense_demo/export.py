@@ -42,7 +42,9 @@ def write_story(folder: Path, image: Images, cards: Sequence[Card], about: dict[
         if card.attack is not None:
             (folder / "adversarial.png").write_bytes(card.attack.png)
     data = {"schema": SCHEMA, "about": about, "cards": [card.to_json() for card in cards]}
-    (folder / "cards.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    (folder / "cards.json").write_text(
+        json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 def read_story(folder: Path) -> Story:
@@ -52,13 +54,14 @@ def read_story(folder: Path) -> Story:
         InvalidImage: a file is missing or of another schema.
     """
     try:
-        data = json.loads((folder / "cards.json").read_text())
+        data = json.loads((folder / "cards.json").read_text(encoding="utf-8"))
         clean = (folder / "clean.png").read_bytes()
         adversarial = (folder / "adversarial.png").read_bytes()
     except (OSError, ValueError) as error:
         raise InvalidImage(f"{folder} holds no finished comparison.") from error
-    if data["schema"] != SCHEMA:
-        raise InvalidImage(f"{folder} was written by another version (schema {data['schema']}).")
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != SCHEMA:
+        raise InvalidImage(f"{folder} was written by another version (schema {schema}).")
     return Story(tuple(_card(c, adversarial) for c in data["cards"]), clean, data["about"])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from textwrap import shorten
 from typing import Any
 
 import gradio as gr
@@ -48,6 +49,7 @@ def endpoints(site: Site) -> None:
         defenses = gr.JSON(value=list(methods("defense")), label="defenses")
         target = gr.Textbox("", label="target")
         seed = gr.Number(0, label="seed", precision=0)
+        seed.preprocess = _as_sent  # type: ignore[method-assign, assignment]
         model = gr.Textbox(site.model, label="model")
         file = gr.Image(format="png", type="filepath", label="adversarial")
         report = gr.JSON(label="report")
@@ -71,6 +73,11 @@ def endpoints(site: Site) -> None:
         )  # fmt: skip
     gr.api(calls.methods, api_name="methods")
     gr.api(calls.version, api_name="version")
+
+
+def _as_sent(value: Any) -> Any:
+    """What came, unconverted: Gradio's own conversion fails without a sentence."""
+    return value
 
 
 class Calls:
@@ -203,7 +210,9 @@ class Calls:
 
             return self.site.worker.call(work)
         except DemoError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise gr.Error(shorten(str(error), 400), print_exception=False) from None
+        except OverflowError:  # JSON has integers that no float can hold
+            raise gr.Error("A number is too large.", print_exception=False) from None
 
     def _file(self, card: Card) -> str:
         report = card.attack
@@ -224,8 +233,8 @@ def _request(labels: Any, template: str, **fields: Any) -> Request:
     request = Request(
         torch.empty(0),
         labels,
-        template,
-        fields.get("attack"),
+        template or "",
+        fields["attack"] or "" if "attack" in fields else None,
         params,
         _defenses(fields.get("defenses") or {}),
         target=fields.get("target") or None,

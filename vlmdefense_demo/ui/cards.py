@@ -33,9 +33,9 @@ def ranked(prediction: Prediction) -> list[tuple[str, float]]:
     return sorted(pairs, key=lambda pair: -pair[1])
 
 
-def undefended(card: Card, order: Sequence[str]) -> str:
-    """The reference line above the three columns."""
-    chip = _chip(card) if card.attacked else _waiting("attacking …")
+def undefended(card: Card, order: Sequence[str], waiting: str = "attacking …") -> str:
+    """The reference line above the three columns; `waiting` stands where there is no verdict."""
+    chip = _chip(card) if card.attacked else _waiting(waiting)
     attacked = _answer("attacked", card.attacked, card.reference, order) if card.attacked else ""
     device = escape(card.device)
     return (
@@ -221,17 +221,22 @@ def _legend(order: Sequence[str]) -> str:
         f'<span style="--swatch:var(--{c})">{escape(n)}</span>'
         for n, c in zip(names, colours, strict=True)
     )
-    return f'<p class="legend">{spans}</p>'
+    return f'<p class="legend result">{spans}</p>'
 
 
 def _percent(p: float) -> str:
-    """Whole percent, but never a rounded 100 or 0 for something that is neither."""
-    if 0.995 <= p < 0.9995:
-        return f"{p:.1%}".replace("%", " %")
-    return f"{p:.0%}".replace("%", " %")
+    """Whole percent, but never a rounded 100 or 0 for something that is neither; HTML."""
+    if 0 < p < 0.0005:
+        return "&lt; 0.1 %"
+    if 0.9995 <= p < 1:
+        return "&gt; 99.9 %"
+    places = 1 if 0 < p < 0.005 or 0.995 <= p < 1 else 0
+    return f"{100 * p:.{places}f} %"
 
 
 def _seconds(seconds: float) -> str:
+    if seconds < 0.0005:
+        return "&lt; 1 ms"
     return f"{1000 * seconds:.0f} ms" if seconds < 0.9995 else f"{seconds:.2f} s"
 
 

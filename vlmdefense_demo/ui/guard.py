@@ -6,6 +6,7 @@ path that is a URL makes the server fetch it. No file or URL of a client's choos
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -18,9 +19,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 JSON_LIMIT = 1_000_000
 UPLOAD_LIMIT = 10_000_000
-REMOTE = re.compile(rb'"(?:url|path)"\s*:\s*"(?:data:|https?:|ftp:|file:)', re.IGNORECASE)
+REMOTE = re.compile(r"\s*(?:data|https?|ftp|file):", re.IGNORECASE)
 # Gradio's client echoes the address this very server gave the upload; only `path` is then read.
-ECHO = re.compile(rb'"url"\s*:\s*"https?://[^"]*/gradio_api/file=[^"]*"', re.IGNORECASE)
+ECHO = re.compile(r"https?://[^/]+/(?:.*/)?gradio_api/file=", re.IGNORECASE)
+FETCH = re.compile(r"/(?:file|proxy)[=/]\s*\w+:", re.IGNORECASE)
 
 
 class Guard:
@@ -35,32 +37,60 @@ class Guard:
             await self.app(scope, receive, send)
             return
         path = scope["path"]
-        if "/file=http" in path:
+        if FETCH.search(path):
             await _refuse(send, 400, b"Remote files are not served.")
             return
         if scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        upload = "/upload" in path
+        upload = path.rstrip("/").endswith("/upload")
         body = await _read(receive, UPLOAD_LIMIT if upload else JSON_LIMIT)
         if body is None:
             await _refuse(send, 413, b"The request is too large: at most 8 MB for a picture.")
-        elif not upload and REMOTE.search(ECHO.sub(b"", body)):
+        elif not upload and _names_remote(body):
             await _refuse(send, 400, b"Upload the picture first; addresses are not fetched.")
         else:
             await self.app(scope, _replay(body, receive), send)
 
 
 async def _read(receive: Receive, limit: int) -> bytes | None:
-    """The whole body, or None as soon as it is over the limit."""
+    """The whole body, or None as soon as it is over the limit or the client has gone."""
     body = b""
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
         body += message.get("body", b"")
         if len(body) > limit:
             return None
         if not message.get("more_body", False):
             return body
+
+
+def _names_remote(body: bytes) -> bool:
+    """Whether any file in a JSON body is an address; parsed, because text can hide in escapes."""
+    try:
+        todo = [json.loads(body)]
+    except RecursionError:
+        return True
+    except ValueError:
+        return False  # not JSON: nothing Gradio would take a file from
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict):
+            if _remote(value):
+                return True
+            todo += value.values()
+        elif isinstance(value, list):
+            todo += value
+    return False
+
+
+def _remote(file: dict[str, Any]) -> bool:
+    path, url = (file.get(key) or "" for key in ("path", "url"))
+    if isinstance(path, str) and REMOTE.match(path):
+        return True
+    return isinstance(url, str) and bool(REMOTE.match(url)) and not (path and ECHO.match(url))
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

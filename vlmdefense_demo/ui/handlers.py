@@ -31,6 +31,7 @@ CAPTIONS = ("pair_caption", "signed_caption", "magnitude_caption")
 FIXED = ("status", "go", "stop", "verdict", "pair", "signed", "magnitude", *CAPTIONS, "undefended",
          "download")  # fmt: skip
 OUTPUTS = FIXED + DEFENSES
+PICTURES = ("pair", "signed", "magnitude")
 Update = dict[str, Any]
 
 
@@ -91,7 +92,7 @@ def prepare(form: Form, backbone: Backbone) -> Request:
 
 def run(site: Site, form: Form, session: str) -> Iterator[Update]:
     """Stream one comparison as partial updates of the page, keyed by output name."""
-    yield opening(form)
+    yield opening()
     say: list[str] = []
     clean: list[Images] = []
 
@@ -105,10 +106,11 @@ def run(site: Site, form: Form, session: str) -> Iterator[Update]:
     try:
         for event in site.worker.stream(session, job):
             if isinstance(event, Step):
-                yield {"status": status(_progress(event, done, say))}
+                yield {"status": status(_progress(event, done, say), pending=not done)}
                 continue
+            queued = {} if done else queue(form)
             done.append(event)
-            yield show(site, form, done, clean[0])
+            yield queued | show(site, form, done, clean[0])
     except DemoError as error:
         logger.info("%s: %s", type(error).__name__, error)
         yield closing(form, done, str(error))
@@ -120,14 +122,20 @@ def run(site: Site, form: Form, session: str) -> Iterator[Update]:
         yield closing(form, done, "")
 
 
-def opening(form: Form) -> Update:
-    """Buttons switched, every chosen card queued."""
-    update: Update = {"status": status("Starting …"), "go": gr.Button(interactive=False),
-                      "stop": gr.Button(interactive=True)}  # fmt: skip
-    for id in DEFENSES:
-        words = ("queued", "") if id in form.defenses else ("off", text.CHOOSE_DEFENCE)
-        update[id] = html.placeholder(id, *words)
-    return update
+def opening() -> Update:
+    """Buttons switched; earlier results stay, marked stale, until the form has proved usable."""
+    return {
+        "status": status("Starting …", pending=True),
+        "go": gr.Button(interactive=False),
+        "stop": gr.Button(interactive=True),
+    }
+
+
+def queue(form: Form) -> Update:
+    """Every chosen card queued, the others off."""
+    words = {id: ("queued", "") for id in form.defenses}
+    off = ("off", text.CHOOSE_DEFENCE)
+    return {id: html.placeholder(id, *words.get(id, off)) for id in DEFENSES}
 
 
 def show(site: Site, form: Form, done: Sequence[Card], clean: Images) -> Update:
@@ -162,24 +170,33 @@ def pictures(site: Site, clean: Images, report: AttackReport) -> Update:
 
 
 def closing(form: Form, done: Sequence[Card], error: str) -> Update:
-    """Buttons back; cards that never ran say so."""
-    finished = {card.method for card in done}
+    """Buttons back; cards that never ran say so. Before the first card nothing else changes."""
+    stopped = error == "Stopped."
+    words = error or _summary(done)
     update: Update = {
-        "status": status(error, failed=bool(error) and error != "Stopped.")
-        if error
-        else status(_summary(done)),
+        "status": status(words, failed=bool(error) and not stopped, pending=not done),
         "go": gr.Button(interactive=True),
         "stop": gr.Button(interactive=False),
     }
-    for id in form.defenses:
-        if id not in finished:
-            update[id] = html.placeholder(id, "stopped" if error == "Stopped." else "not run")
+    if not done:
+        return update
+    why = "stopped" if stopped else "not run"
+    finished = {card.method for card in done}
+    update |= {id: html.placeholder(id, why) for id in form.defenses if id not in finished}
+    first = _undefended(done)
+    if first.attack is None:  # the pictures on the page are of an earlier attack
+        update |= dict.fromkeys(PICTURES) | dict.fromkeys(CAPTIONS, "")
+        update["undefended"] = html.undefended(first, html.class_order(first), why)
+        update["download"] = gr.DownloadButton(value=None, interactive=False)
     return update
 
 
-def status(words: str, failed: bool = False) -> str:
-    """The line under the controls, also announced to screen readers."""
-    kind = "vd-status failed" if failed else "vd-status"
+def status(words: str, failed: bool = False, pending: bool = False) -> str:
+    """The line under the controls, also announced to screen readers.
+
+    While it is `pending`, the page shows all results as stale: they are of an earlier run.
+    """
+    kind = "vd-status" + " failed" * failed + " pending" * pending
     return f'<div class="{kind}" role="status" aria-live="polite">{escape(words)}</div>'
 
 
@@ -218,11 +235,12 @@ def _progress(step: Step, done: Sequence[Card], say: Sequence[str]) -> str:
 
 def _summary(done: Sequence[Card]) -> str:
     """How many defences held, of those that were right on the clean picture."""
-    judged = [c for c in done if c.method != "undefended" and c.verdict]
-    if not judged:
+    verdicts = [c.verdict for c in done if c.method != "undefended" and c.verdict]
+    missed = verdicts.count("wrong_clean")
+    if not verdicts:
         return "Done."
-    held = sum(c.verdict == "held" for c in judged)
     return (
-        f"Done: {held} of {len(judged)} defences held against an attacker who does not know them. "
+        f"Done: {verdicts.count('held')} of {len(verdicts) - missed} defences held against an "
+        f"attacker who does not know them{f'; {missed} wrong on clean' if missed else ''}. "
         f"One picture: no statistical claim."
     )

@@ -39,7 +39,7 @@ def build(site: Site) -> gr.Blocks:
             _image(page, first)
             _change(page, first)
             _verdict(page, first)
-        _strip(page, site)
+        _strip(page, site, first)
         page.out["undefended"] = gr.HTML(first.get("undefended", ""), elem_id="undefended")
         with gr.Row(equal_height=False):
             for paradigm in PARADIGMS:
@@ -58,7 +58,7 @@ def _image(page: Controls, first: dict[str, Any]) -> None:
         page.photos = examples()
         page.gallery = gr.Gallery(
             [(fit(read_upload(e.path).image, 224), e.caption) for e in page.photos],
-            columns=4, rows=2, height=196, format="png", object_fit="cover", buttons=[],
+            columns=4, rows=2, format="png", object_fit="cover", buttons=[],
             allow_preview=False, interactive=False, show_label=False, label="Examples",
             elem_id="gallery",
         )  # fmt: skip
@@ -109,18 +109,31 @@ def _verdict(page: Controls, first: dict[str, Any]) -> None:
         )
 
 
-def _strip(page: Controls, site: Site) -> None:
+def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
     attacks = [(e.title, e.id) for e in methods("attack").values()]
     with gr.Column(elem_classes="vd-panel", elem_id="strip"):
         with gr.Row(elem_id="controls"):
             page.attack = gr.Radio(
-                attacks, value="pgd", label="Attack", elem_id="attack", scale=3, min_width=180
-            )
+                attacks, value=first["attack"], label="Attack", elem_id="attack", scale=3,
+                min_width=180,
+            )  # fmt: skip
             page.eps = gr.Radio(
-                list(EPS), value=4, label="ε of 255 levels", elem_id="eps", scale=4, min_width=310
+                list(EPS),
+                value=first["eps"],
+                label="ε of 255 levels",
+                elem_id="eps",
+                scale=4,
+                min_width=310,
             )
             page.steps = gr.Slider(
-                1, 200, 10, step=1, label="Steps of PGD", elem_id="steps", scale=4, min_width=200
+                1,
+                200,
+                first["steps"],
+                step=1,
+                label="Steps of PGD",
+                elem_id="steps",
+                scale=4,
+                min_width=200,
             )
             page.out["stop"] = gr.Button(
                 "Stop", interactive=False, elem_id="stop", scale=1, min_width=90
@@ -146,7 +159,7 @@ def _strip(page: Controls, site: Site) -> None:
                 for row in methods("attack").values():
                     page.params |= widgets(row, skip=("eps", "steps"))
                 page.seed = gr.Number(
-                    0, label="seed", info="of all noise", precision=0, minimum=0,
+                    first["seed"], label="seed", info="of all noise", precision=0, minimum=0,
                     maximum=2**31 - 1, elem_id="seed",
                 )  # fmt: skip
 
@@ -180,23 +193,28 @@ def _story() -> Story | None:
 
 
 def _first_paint(site: Site, story: Story | None) -> dict[str, Any]:
-    """The values every output starts with; without a story only the labels are set."""
-    preset = next(iter(PRESETS))
+    """The values every output and control starts with; without a story only the controls."""
+    preset, labels = next(iter(PRESETS.items()))
+    controls = {"preset": preset, "labels": labels, "attack": "pgd", "eps": 4, "steps": 10,
+                "seed": 0}  # fmt: skip
     if story is None:
-        return {"preset": preset, "labels": PRESETS[preset]}
+        return controls
     card, *rest = story.cards
     order = html.class_order(card)
     assert card.attack is not None
     first = handlers.pictures(site, from_png(story.clean), card.attack)
+    labels = tuple(story.about["labels"])
+    controls |= {"labels": labels, "attack": card.attack.method, "seed": story.about["seed"]}
+    controls["preset"] = next((name for name, some in PRESETS.items() if some == labels), None)
+    controls |= {k: v for k, v in card.attack.params.items() if k in ("eps", "steps")}
     return (
-        first
+        controls
+        | first
         | {c.method: html.defence(c, order) for c in rest}
         | {
             "undefended": html.undefended(card, order),
             "verdict": html.verdict(card, story.about["badge"]),
             "picture": first["pair"][0],
-            "preset": story.about.get("preset", preset),
-            "labels": story.about["labels"],
         }
     )
 
@@ -207,4 +225,4 @@ def theme() -> gr.themes.Base:
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
         radius_size=gr.themes.sizes.radius_md,
-    )
+    ).set(layout_gap="16px")

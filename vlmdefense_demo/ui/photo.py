@@ -10,6 +10,22 @@ from typing import Any
 
 import gradio as gr
 from gradio.data_classes import ImageData
+from pydantic import ConfigDict, ValidationError
+
+
+class Picture(ImageData):
+    """A file as Gradio's clients send it; anything else is refused with a sentence."""
+
+    model_config = ConfigDict(title="ImageData")
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Any:
+        """The same as Gradio's, with an error a person can read."""
+        try:
+            return super().model_validate(obj, **options)
+        except ValidationError:
+            sentence = "A picture is expected as an uploaded file. Upload it first."
+            raise gr.Error(sentence, print_exception=False) from None
 
 
 def photo_input(**options: Any) -> gr.Image:
@@ -17,6 +33,7 @@ def photo_input(**options: Any) -> gr.Image:
     component = gr.Image(type="filepath", image_mode=None, format="png", **options)
     # On the instance: a subclass would make Gradio write a stub file beside this one.
     component.preprocess = _path  # type: ignore[method-assign]
+    component.data_model = Picture
     return component
 
 
