@@ -103,3 +103,8 @@ def test_schema_speaks_display_units_and_json():
     assert loss["options"] == ["ce", "dlr"]
     assert "minimum" not in stop
     json.dumps([f.schema() for f in fields(Sample)], allow_nan=False)
+
+
+def test_an_integer_no_float_can_hold_is_refused():
+    with pytest.raises(InvalidParameter, match="eps expects a finite number"):
+        build(PGD, {"eps": 10**400})

@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
     speed = commands.add_parser("speed", help="time attack and defences against their bare passes")
     speed.add_argument("--model", default="pocket", help="catalog name or local-dir:PATH")
-    speed.add_argument("--device", default="auto")
+    speed.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     speed.set_defaults(command=_speed)
 
     train = commands.add_parser("train", help="make the weights in assets/, or check them")

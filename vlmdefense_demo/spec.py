@@ -60,7 +60,7 @@ class Field:
     def stored(self, value: Any) -> Any:
         """A displayed value in stored units."""
         if isinstance(self.domain, Range) and self.domain.scale != 1 and _is_number(value):
-            return value / self.domain.scale
+            return _real(self.name, value) / self.domain.scale
         return value
 
     def schema(self) -> dict[str, Any]:
@@ -138,8 +138,8 @@ def _coerce(f: Field, value: Any) -> Any:
     """Sliders send 10.0 for an integer; everything else must have its exact type."""
     if f.kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
-    if f.kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if f.kind is float and _is_number(value):
+        return _real(f.name, value)
     return value
 
 
@@ -166,6 +166,14 @@ def _inside(domain: Range, value: float) -> bool:
 
 def _unit(domain: Range) -> str:
     return f" {domain.unit}" if domain.unit else ""
+
+
+def _real(name: str, value: float) -> float:
+    """A float, or a refusal: JSON allows integers no float can hold."""
+    try:
+        return float(value)
+    except OverflowError:
+        raise InvalidParameter(f"{name} expects a finite number, got a very large one.") from None
 
 
 def _is_number(value: Any) -> bool:

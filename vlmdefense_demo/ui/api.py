@@ -211,8 +211,6 @@ class Calls:
             return self.site.worker.call(work)
         except DemoError as error:
             raise gr.Error(shorten(str(error), 400), print_exception=False) from None
-        except OverflowError:  # JSON has integers that no float can hold
-            raise gr.Error("A number is too large.", print_exception=False) from None
 
     def _file(self, card: Card) -> str:
         report = card.attack

@@ -1,0 +1,176 @@
+"""python -m vlmdefense_demo, called in this process on the embedded model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import skimage
+
+from vlmdefense_demo.__main__ import _settings, main
+from vlmdefense_demo.errors import DemoError
+from vlmdefense_demo.export import read_story
+from vlmdefense_demo.images import from_png, load_image, to_array
+from vlmdefense_demo.survey import SURVEY, methods
+
+CAT = str(Path(skimage.__file__).parent / "data" / "chelsea.png")
+LABELS = ["cat", "dog", "lion"]
+
+
+@pytest.fixture
+def call(capsys):
+    """Runs `compare` on the cat; returns the exit code, stdout and stderr."""
+
+    def run(*more: str, image: str = CAT, labels: str = "cat, dog, lion"):
+        code = main(["compare", "--image", image, "--labels", labels, *more])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def cards(out: str) -> dict[str, dict]:
+    return {card["method"]: card for card in json.loads(out)}
+
+
+def test_methods_as_json_are_the_rows_of_the_survey(capsys):
+    assert main(["methods", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows == [row.public() for row in SURVEY.values()]
+
+
+def test_methods_as_text_is_one_line_a_method(capsys):
+    assert main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(SURVEY)
+
+
+def test_compare_prints_all_cards_as_json(call):
+    code, out, err = call("--json", "-", "--eps", "2", "--set", "rtpt.views=4")
+    found = cards(out)
+    assert (code, err) == (0, "")
+    assert list(found) == ["undefended", *methods("defense")]
+    assert found["undefended"]["clean"]["labels"] == LABELS
+    assert found["undefended"]["reference"] == "cat"
+    assert found["undefended"]["attack"]["params"]["eps"] == 2
+    assert 0 < found["undefended"]["attack"]["linf"] <= 2
+    assert found["rtpt"]["params"]["views"] == found["rtpt"]["cost"]["image_forward"] == 4
+
+
+def test_compare_prints_one_line_a_card(call):
+    code, out, _ = call("--defenses", "fare")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["Undefended", "FARE"]
+    assert " 1 f" in out
+
+
+def test_compare_writes_json_to_a_file(call, tmp_path):
+    code, out, _ = call("--defenses", "", "--json", str(tmp_path / "cards.json"))
+    assert (code, out) == (0, "")
+    assert list(cards((tmp_path / "cards.json").read_text(encoding="utf-8"))) == ["undefended"]
+
+
+def test_compare_writes_a_story_the_page_can_show(call, tmp_path):
+    code, _, _ = call("--defenses", "fare", "--eps", "1", "--seed", "7", "--out", str(tmp_path))
+    story = read_story(tmp_path)
+    assert code == 0
+    assert [card.method for card in story.cards] == ["undefended", "fare"]
+    assert story.about["labels"] == LABELS
+    assert story.about["seed"] == 7
+    assert "pocket · PGD · ε 1/255 · seed 7" in story.about["badge"]
+    clean = from_png(story.clean)
+    assert (clean == load_image(CAT)).all()
+    change = to_array(from_png(story.cards[0].attack.png)).astype(int) - to_array(clean)
+    assert abs(change).max() == story.cards[0].attack.linf == 1
+
+
+def test_truth_and_target_are_taken(call):
+    code, out, _ = call("--defenses", "", "--truth", "DOG", "--target", "lion", "--json", "-")
+    card = cards(out)["undefended"]
+    assert code == 0
+    assert (card["reference"], card["pseudo"], card["verdict"]) == ("dog", False, "wrong_clean")
+    assert card["attack"]["targeted"]
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--eps", "99"], "eps=99 is outside [0, 32] /255"),
+        (["--eps", "nan"], "eps expects a finite number"),
+        (["--defenses", "fare,nope"], "Unknown defense 'nope'"),
+        (["--set", "pgd.steps=0"], "steps=0 is outside"),
+        (["--set", "pgd.nope=1"], "Unknown parameter 'nope'"),
+        (["--set", "nope.steps=1"], "Unknown method 'nope'"),
+        (["--set", "pgd.steps"], "--set expects METHOD.FIELD=VALUE, got 'pgd.steps'"),
+        (["--set", "steps=3"], "--set expects METHOD.FIELD=VALUE, got 'steps=3'"),
+        (["--defenses", "fare", "--set", "ttc.steps=1"], "methods that do not run: ttc"),
+        (["--truth", "zebra"], "“zebra” is not among the labels"),
+        (["--target", "cat"], "The target “cat” is already the answer"),
+        (["--template", "a photo"], "exactly one {}"),
+        (["--model", "nope"], "Unknown model 'nope'"),
+        (["--model", "local-dir:/nowhere"], "could not be loaded"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_input_that_cannot_be_used_is_one_sentence_and_code_2(call, more, sentence):
+    code, out, err = call(*more, "--json", "-")
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert err.count("\n") == 1
+
+
+def test_bad_labels_and_pictures_are_one_sentence_and_code_2(call, tmp_path):
+    text = tmp_path / "x.png"
+    text.write_text("hello", encoding="utf-8")
+    for more, sentence in (
+        ({"labels": "cat"}, "at least 2 different ones, got 1"),
+        ({"labels": "x" * 400 + ",dog"}, "400 characters"),
+        ({"image": "/nowhere/cat.png"}, "The file cat.png cannot be read"),
+        ({"image": str(text)}, "not a picture that can be read"),
+    ):
+        code, out, err = call("--json", "-", **more)
+        assert (code, out) == (2, "")
+        assert sentence in err
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv", [[], ["nope"], ["compare"], ["compare", "--device", "tpu"]])
+def test_a_command_line_that_makes_no_sense_is_refused_with_usage(argv, capsys):
+    with pytest.raises(SystemExit) as raised:
+        main(argv)
+    assert raised.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("pairs", "settings"),
+    [
+        ([], {}),
+        (["rtpt.views=32"], {"rtpt": {"views": 32}}),
+        (["pgd.eps=0.5", "pgd.loss=dlr"], {"pgd": {"eps": 0.5, "loss": "dlr"}}),
+        (["pgd.stop_early=false"], {"pgd": {"stop_early": False}}),
+        (["pgd.steps=1", "ttc.steps=2", "pgd.steps=3"], {"pgd": {"steps": 3}, "ttc": {"steps": 2}}),
+        (["pgd.loss=a=b"], {"pgd": {"loss": "a=b"}}),
+    ],
+)
+def test_settings_are_grouped_by_method(pairs, settings):
+    assert _settings(pairs) == settings
+
+
+@pytest.mark.parametrize("pair", ["", "=", "pgd", "pgd.steps", "pgd=3", "nope.steps=1"])
+def test_settings_of_another_form_are_refused(pair):
+    with pytest.raises(DemoError):
+        _settings([pair])
+
+
+def test_the_module_runs_as_a_program():
+    command = [sys.executable, "-m", "vlmdefense_demo", "methods"]
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, cwd=root
+    )
+    assert done.returncode == 0
+    assert "R-TPT" in done.stdout

@@ -1,0 +1,108 @@
+"""What a person does on the page, in terms of Playwright. Everything is found by id or role."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+READY = 60_000  # ms: a busy two-core machine is slow to start a page
+RUN = 90_000
+
+
+class Page:
+    """One browser context with the page open, and everything that went wrong in it."""
+
+    def __init__(self, context: Any, url: str) -> None:
+        self.context = context
+        self.troubles: list[str] = []
+        self.tab = context.new_page()
+        self.tab.set_default_timeout(READY)
+        self.tab.on("pageerror", lambda error: self.troubles.append(f"error: {error}"))
+        self.tab.on("console", self._console)
+        self.tab.on("dialog", self._dialog)
+        self.tab.goto(url, timeout=READY)
+        self("#go").wait_for()
+        self.tab.wait_for_function("document.querySelectorAll('#gallery img').length > 3")
+
+    def _console(self, message: Any) -> None:
+        if message.type == "error":
+            self.troubles.append(f"console: {message.text}")
+
+    def _dialog(self, dialog: Any) -> None:
+        self.troubles.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def __call__(self, selector: str) -> Any:
+        return self.tab.locator(selector)
+
+    def text(self, selector: str) -> str:
+        return self(selector).inner_text()
+
+    def card(self, method: str) -> str:
+        return self.text(f"#card-{method}")
+
+    def choose(self, number: int) -> None:
+        """Click a thumbnail and wait until its photo is the picture."""
+        before = self._shown()
+        self("#gallery .thumbnail-item").nth(number).click()
+        self.tab.wait_for_function(
+            "before => { const i = document.querySelector('#picture img');"
+            " return i && i.complete && i.src !== before }",
+            arg=before,
+        )
+
+    def upload(self, path: Path) -> None:
+        """Put a file into the picture's file input and wait for the upload to end."""
+        if self("#picture img").count():
+            self("#picture").get_by_label("Remove Image").click()
+            self("#picture img").wait_for(state="detached")
+        self("#picture input[type=file]").set_input_files(str(path))
+        self("#picture img").wait_for(state="attached")
+
+    def _shown(self) -> str:
+        images = self("#picture img")
+        return images.get_attribute("src") if images.count() else ""
+
+    def labels(self, words: str) -> None:
+        self("#labels textarea").fill(words)
+
+    def steps(self, number: int) -> None:
+        box = self("#steps input[type=number]")
+        box.fill(str(number))
+        box.press("Enter")
+
+    def eps(self, levels: int) -> None:
+        self("#eps").get_by_label(str(levels), exact=True).check()
+
+    def open_details(self) -> None:
+        self.tab.get_by_role("button", name="Details").click()
+        self("#seed").wait_for(state="visible")
+
+    def press_run(self) -> None:
+        self("#go").click()
+
+    def press_stop(self) -> None:
+        self("#stop").click()
+
+    def wait_status(self, *starts: str) -> str:
+        """Wait until the status line starts with one of these words."""
+        self.tab.wait_for_function(
+            "starts => starts.some(s => "
+            "document.querySelector('#status').innerText.trim().startsWith(s))",
+            arg=list(starts),
+            timeout=RUN,
+        )
+        return self.text("#status").strip()
+
+    def run(self) -> str:
+        """Run to the end; the run before is over, so its "Done" must go first."""
+        self.press_run()
+        self.tab.wait_for_function(
+            "document.querySelector('#stop').disabled === false"
+            " || document.querySelector('#status .failed')",
+            timeout=RUN,
+        )
+        return self.wait_status("Done")
+
+    def script(self, code: str) -> Any:
+        return self.tab.evaluate(code)
