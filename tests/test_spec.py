@@ -107,4 +107,4 @@ def test_schema_speaks_display_units_and_json():
 
 def test_an_integer_no_float_can_hold_is_refused():
     with pytest.raises(InvalidParameter, match="eps expects a finite number"):
-        build(PGD, {"eps": 10**400})
+        build(methods("attack")["pgd"].cls, {"eps": 10**400})
