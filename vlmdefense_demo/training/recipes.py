@@ -93,7 +93,8 @@ def check(args: argparse.Namespace) -> Iterator[str]:
 def check_robust(args: argparse.Namespace) -> Iterator[str]:
     """White-box accuracy of the robust twin and of the undefended tower."""
     backbone = _load(args.out or POCKET)
-    for row in robust_rows(backbone, load_twin(backbone, "fare"), args.images, args.photos):
+    twin, names = load_twin(backbone, "fare"), open_clip.IMAGENET_CLASSNAMES
+    for row in robust_rows(backbone, twin, names, args.images, args.photos):
         yield _line(row)
 
 
