@@ -277,7 +277,7 @@ def test_labels_that_cannot_be_used(client, cat, labels, sentence):
         ({"defenses": {"rtpt": 8}}, "defenses expects a list of ids or an object"),
         ({"defenses": {"rtpt": {"views": 1}}}, "views=1 is outside [2, 64]"),
         ({"defenses": {"rtpt": {"views": 10**300}}}, "is outside [2, 64]"),
-        ({"attack_params": {"eps": 10**400}}, "A number is too large"),
+        ({"attack_params": {"eps": 10**400}}, "eps expects a finite number"),
         ({"attack_params": {"loss": "x " * 9000}}, "loss='x"),
         ({"target": "zebra"}, "“zebra” is not among the labels"),
         ({"target": "cat"}, "The target “cat” is already the answer"),

@@ -25,7 +25,7 @@ from vlmdefense_demo.ui.examples import PRESETS, examples
 from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.photo import photo_input
 
-STORY = ASSETS / "precomputed" / "one-step-is-enough"
+STORY = ASSETS / "precomputed" / "coffee-becomes-motorcycle"
 EPS = (1, 2, 4, 8, 16)
 
 
