@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vlmdefense_demo.models.backbone import Backbone
+from vlmdefense_demo.training.checkpoint import resume, save
 from vlmdefense_demo.training.lesson import Language, Lesson, prepare
 from vlmdefense_demo.training.photos import Photo
 from vlmdefense_demo.training.targets import Refinement
@@ -104,7 +105,7 @@ def fit(
     optimiser = torch.optim.AdamW(
         tower.parameters(), betas=(0.9, 0.98), weight_decay=recipe.weight_decay
     )
-    first = _resume(checkpoint, tower, optimiser)
+    first = resume(checkpoint, tower, optimiser)
     prompts = _prompts(lesson.vocabulary, templates, recipe, first)
     for step, (texts, targets) in enumerate(
         tqdm(prompts, total=recipe.steps, initial=first, mininterval=10), first
@@ -120,7 +121,7 @@ def fit(
         if (step + 1) % 200 == 0 or step + 1 == recipe.steps:
             cosine = (out * targets).sum(1).mean().item()
             logger.info("step %d of %d, cosine %.4f", step + 1, recipe.steps, cosine)
-            _save(checkpoint, tower, optimiser, step + 1)
+            save(checkpoint, tower, optimiser, step + 1)
     tower.token_embedding = compact.put_back(tower.token_embedding, table)
     return tower.eval().requires_grad_(False)
 
@@ -264,20 +265,3 @@ class _Compact:
         x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
         ends = torch.tensor([len(row) + 1 for row in rows])
         return tower.ln_final(x[torch.arange(len(rows)), ends]) @ tower.text_projection
-
-
-def _save(path: Path, tower: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {"tower": tower.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
-
-
-def _resume(path: Path, tower: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    tower.load_state_dict(state["tower"])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"])

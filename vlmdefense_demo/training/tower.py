@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vlmdefense_demo.models.backbone import Backbone
+from vlmdefense_demo.training.checkpoint import resume, save
 from vlmdefense_demo.training.photos import Photo, batches
 from vlmdefense_demo.types import Features, Images
 
@@ -91,7 +92,7 @@ def fine_tune(
     student = backbone.with_visual(visual, "student")
     visual.requires_grad_(True)
     optimiser = torch.optim.AdamW(visual.parameters(), weight_decay=recipe.weight_decay)
-    first = _resume(checkpoint, visual, optimiser)
+    first = resume(checkpoint, visual, optimiser)
     data = batches(photos, recipe.size, recipe.batch, range(first, recipe.steps), recipe.seed)
     progress = tqdm(data, total=recipe.steps, initial=first, mininterval=10)
     for step, x in enumerate(progress, first):
@@ -110,7 +111,7 @@ def fine_tune(
         progress.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
         if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
             logger.info("step %d of %d, loss %.4f", step + 1, recipe.steps, loss.item())
-            _save(checkpoint, visual, optimiser, step + 1)
+            save(checkpoint, visual, optimiser, step + 1)
     return visual.eval().requires_grad_(False)
 
 
@@ -133,23 +134,6 @@ def _attack(
         gradient = torch.autograd.grad(value, leaf)[0]
         delta = (delta + step_size * gradient.sign()).clamp(-eps, eps)
     return (x + delta).clamp(0, 1)
-
-
-def _save(path: Path, visual: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {"visual": visual.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
-
-
-def _resume(path: Path, visual: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    visual.load_state_dict(state["visual"])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"])
 
 
 def half_precision(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
