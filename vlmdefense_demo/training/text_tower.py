@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.training.checkpoint import resume, save
 from vlmdefense_demo.training.lesson import Language, Lesson, prepare
 from vlmdefense_demo.training.photos import Photo
+from vlmdefense_demo.training.schedule import warm_cosine
 from vlmdefense_demo.training.targets import Refinement
 from vlmdefense_demo.training.trunk import Trunk
 from vlmdefense_demo.training.words import Vocabulary, plural
@@ -58,12 +58,7 @@ class TextRecipe:
 
     def rate(self, step: int) -> float:
         """Linear warm-up, then cosine to zero."""
-        warm = max(1, round(self.warm_up * self.steps))
-        if step < warm:
-            return self.learning_rate * (step + 1) / warm
-        return (
-            self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / (self.steps - warm)))
-        )
+        return warm_cosine(step, self.steps, self.warm_up, self.learning_rate)
 
 
 def train_text_tower(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.training.checkpoint import resume, save
 from vlmdefense_demo.training.photos import Photo, batches
+from vlmdefense_demo.training.schedule import warm_cosine
 from vlmdefense_demo.types import Features, Images
 
 logger = logging.getLogger(__name__)
@@ -62,12 +62,7 @@ class TowerRecipe:
 
     def rate(self, step: int) -> float:
         """Linear warm-up, then cosine to zero."""
-        warm = max(1, round(self.warm_up * self.steps))
-        if step < warm:
-            return self.learning_rate * (step + 1) / warm
-        return (
-            self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / (self.steps - warm)))
-        )
+        return warm_cosine(step, self.steps, self.warm_up, self.learning_rate)
 
 
 def fine_tune(
