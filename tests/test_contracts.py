@@ -13,7 +13,6 @@ from tests import tiny
 from tests.cases import case, turned
 from vlmdefense_demo.engine import Request, compare
 from vlmdefense_demo.errors import Cancelled
-from vlmdefense_demo.geometry import quantise_toward
 from vlmdefense_demo.models.catalog import load_twin
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Meter
@@ -101,7 +100,7 @@ def test_attack_returns_pixels_inside_the_ball(entry, target, n):
 def test_quantised_attack_lies_on_the_grid_inside_the_ball(entry, target):
     out, _ = attack_once(entry, target, 2)
     x = tiny.images(2)
-    delta = quantise_toward(x, out) - x
+    delta = make(entry).ball.quantise(out, x) - x
     assert (delta * 255 - (delta * 255).round()).abs().max() < 1e-3
     assert case(entry.id).inside(dataclasses.asdict(make(entry)), delta)
 

@@ -192,10 +192,16 @@ def test_the_report_counts_the_attacks_passes(backbone):
 def test_an_attack_cannot_cheat(backbone, monkeypatch):
     """Whatever it returns, the file decides: here pixels between two grey levels."""
     x = tiny.images(1)
-    monkeypatch.setattr(PGD, "__call__", lambda self, target, x, goal, *, run: x + 0.9 / 255)
+    monkeypatch.setattr(PGD, "__call__", lambda self, target, x, goal, *, run: x + 0.4 / 255)
     card = list(compare(request(defenses={}), backbone))[1]
     assert torch.equal(from_png(card.attack.png), x)
     assert (card.attack.linf, card.attack.psnr, card.attack.success) == (0, None, False)
+
+
+def test_an_attack_that_leaves_its_ball_is_pulled_back(backbone, monkeypatch):
+    monkeypatch.setattr(PGD, "__call__", lambda self, target, x, goal, *, run: x + 0.5)
+    card = list(compare(request(defenses={}), backbone))[1]
+    assert card.attack.linf == 4
 
 
 def test_defenses_see_the_decoded_file(backbone, monkeypatch):

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from tests import tiny
+from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.geometry import (
+    Ball,
     from_levels,
     lattice_step_size,
+    project_l2,
     project_linf,
-    quantise_toward,
     sign_step,
     to_levels,
 )
@@ -79,23 +81,62 @@ def test_levels_are_rounded_not_truncated_and_clipped():
     assert to_levels(x).flatten().tolist() == [0, 0, 1, 255, 255]
 
 
-@pytest.mark.parametrize("levels", RADII)
+@pytest.mark.parametrize("levels", RADII[1:])
 def test_quantising_never_leaves_the_ball(x0, levels):
     x = project_linf(wild(), x0, levels / 255)
-    out = quantise_toward(x0, x)
+    out = Ball("linf", levels / 255).quantise(x, x0)
+    assert Ball("linf", levels / 255).contains(out, x0).all()
     assert ((out - x0) * 255).abs().max().round() <= levels
     assert torch.equal(from_levels(to_levels(out)), out)
 
 
-@pytest.mark.parametrize("levels", RADII)
+@pytest.mark.parametrize("levels", RADII[1:])
 def test_quantising_keeps_whole_levels(x0, levels):
     noise = torch.randint(-levels, levels + 1, x0.shape, generator=torch.Generator().manual_seed(3))
     x = (x0 + noise / 255).clamp(0, 1)
-    assert torch.equal(to_levels(quantise_toward(x0, x)), to_levels(x))
+    assert torch.equal(to_levels(Ball("linf", levels / 255).quantise(x, x0)), to_levels(x))
 
 
-def test_quantising_rounds_towards_the_clean_image():
+def test_quantising_rounds_to_the_nearest_level_inside_the_ball():
     x0 = torch.full((1, 1, 1, 4), 100 / 255)
-    delta = torch.tensor([0.9, -0.9, 1.6, -1.6]).view(1, 1, 1, 4) / 255
-    levels = to_levels(quantise_toward(x0, x0 + delta)).flatten().tolist()
-    assert levels == [100, 100, 101, 99]
+    delta = torch.tensor([0.9, -0.4, 1.6, -2.4]).view(1, 1, 1, 4) / 255
+    levels = to_levels(Ball("linf", 2 / 255).quantise(x0 + delta, x0)).flatten().tolist()
+    assert levels == [101, 100, 102, 98]
+
+
+def test_a_fraction_of_a_level_in_the_radius_is_not_used():
+    x0 = torch.full((1, 1, 1, 2), 100 / 255)
+    delta = torch.tensor([2.9, -2.9]).view(1, 1, 1, 2) / 255
+    assert to_levels(Ball("linf", 2.9 / 255).quantise(x0 + delta, x0)).flatten().tolist() == [
+        102,
+        98,
+    ]
+
+
+@pytest.mark.parametrize("radius", [0.5, 1.0, 3.0, 6.0])
+def test_l2_quantising_never_leaves_the_ball(x0, radius):
+    x = project_l2(wild(), x0, radius)
+    ball = Ball("l2", radius)
+    out = ball.quantise(x, x0)
+    assert (out - x0).double().flatten(1).norm(dim=1).max() <= radius * (1 + 1e-6)
+    assert ball.contains(out, x0).all()
+    assert torch.equal(from_levels(to_levels(out)), out)
+
+
+def test_l2_quantising_keeps_what_fits(x0):
+    x = (x0 + 1 / 255 * (x0 < 0.5)).clamp(0, 1)
+    assert torch.equal(to_levels(Ball("l2", 100.0).quantise(x, x0)), to_levels(x))
+
+
+def test_l2_projection_is_the_nearest_point():
+    x0 = torch.full((2, 3, 4, 4), 0.5)
+    inside, outside = x0[:1] + 0.01, x0[1:] + 0.1
+    out = project_l2(torch.cat([inside, outside]), x0, 0.2)
+    assert torch.equal(out[:1], inside)
+    torch.testing.assert_close((out[1] - 0.5).norm(), torch.tensor(0.2))
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.4 / 255, 0.99 / 255])
+def test_a_radius_below_one_level_is_refused(eps):
+    with pytest.raises(InvalidParameter, match="rounds to 0 grey levels"):
+        Ball("linf", eps)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "vlmdefense_demo"
 # Each line may import itself and everything above it.
 LAYERS = (
-    {"types", "errors", "spec"},
+    {"types", "errors", "spec", "flags"},
     {"run", "labels", "images", "geometry", "losses", "measure", "judging"},
     {"models", "attacks"},
     {"defenses"},

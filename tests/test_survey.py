@@ -9,8 +9,9 @@ import re
 import pytest
 
 from vlmdefense_demo.errors import InvalidParameter, UnknownMethod
+from vlmdefense_demo.flags import FLAGS
 from vlmdefense_demo.spec import Choice, Parameters, Range, fields
-from vlmdefense_demo.survey import FLAGS, PARADIGMS, SURVEY, entry, methods
+from vlmdefense_demo.survey import PARADIGMS, SURVEY, entry, methods
 from vlmdefense_demo.types import Cost
 
 each_row = pytest.mark.parametrize("row", SURVEY.values(), ids=SURVEY)

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from vlmdefense_demo.errors import Cancelled, DemoError, InvalidLabels
-from vlmdefense_demo.geometry import quantise_toward
 from vlmdefense_demo.images import from_png, to_array, to_png
 from vlmdefense_demo.judging import judge, predict, request_label
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE, clean_labels, clean_template
@@ -140,7 +139,7 @@ class _Stage:
         goal, targeted = self._goal()
         with self.meter.stage() as cost:
             raw = attacker(self.clf, self.x, goal, run=run)
-            png = to_png(quantise_toward(self.x, raw))
+            png = to_png(attacker.ball.quantise(raw, self.x))
             self.adversarial = from_png(png).to(self.x)
             with torch.no_grad():
                 success = bool(goal.reached(self.clf(self.adversarial)))
@@ -247,10 +246,10 @@ def attack(
         x: (B, 3, H, W) on the 8-bit grid.
         params: the attack's fields in pixel units, e.g. ``eps=4 / 255``.
     """
-    row = entry(id, "attack")
+    attacker = _make(entry(id, "attack"), params)
     run = Run(seed, tuple(map(str, range(len(x)))), f"/{id}", clf.meter)
     with clf.meter.stage() as cost:
-        images = quantise_toward(x, _make(row, params)(clf, x, goal, run=run)).to(x)
+        images = attacker.ball.quantise(attacker(clf, x, goal, run=run), x)
         with torch.no_grad():
             success = goal.reached(clf(images))
     traces = {k: torch.stack(v).T.tolist() for k, v in run.trace.items()}

@@ -1,21 +1,96 @@
-"""The L-infinity ball around a clean image, and the 8-bit grid it lives on.
+"""Balls around a clean image, and the 8-bit grid that delivered images live on.
 
-All functions are per pixel, so a batch equals its single images.
+All functions treat every image by itself, so a batch equals its single images.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.types import Images
 
 LEVELS = 255
+HALVINGS = 24
+
+Norm = Literal["linf", "l2", "free"]
+
+
+@dataclass(frozen=True)
+class Ball:
+    """The set an attack's file must lie in: radius in pixel units; "free" is the pixel box.
+
+    Raises:
+        InvalidParameter: an L-infinity radius below one grey level, which leaves no room.
+    """
+
+    norm: Norm
+    radius: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.norm == "linf" and self.levels < 1:
+            raise InvalidParameter(
+                f"eps={self.radius * LEVELS:.3g}/255 rounds to 0 grey levels: the file would be "
+                "the original.",
+                "Choose at least 1/255.",
+            )
+
+    @property
+    def levels(self) -> int:
+        """Whole grey levels inside an L-infinity radius."""
+        return int(self.radius * LEVELS + 1e-6)
+
+    def contains(self, x: Images, x0: Images) -> Tensor:
+        """(B,) bool: whether images on the grid lie in the ball."""
+        delta = (x - x0).flatten(1)
+        if self.norm == "linf":
+            return delta.abs().amax(1) * LEVELS <= self.levels + 1e-3
+        if self.norm == "l2":
+            return delta.norm(dim=1) <= self.radius * (1 + 1e-6)
+        return ((x >= 0) & (x <= 1)).flatten(1).all(1)
+
+    def quantise(self, x: Images, x0: Images) -> Images:
+        """Round to whole levels without leaving the ball. `x0` must lie on the 8-bit grid.
+
+        L-infinity: nearest level, clamped to the whole levels inside the radius. L2: rounding can
+        lengthen a perturbation, so it is shrunk by bisection until its rounded self fits.
+        """
+        origin = (x0 * LEVELS).round()
+        delta = (x.clamp(0, 1) - x0) * LEVELS
+        if self.norm == "linf":
+            delta = delta.clamp(-self.levels, self.levels)
+        elif self.norm == "l2":
+            delta = delta * self._shrink(delta, origin)
+        return from_levels((origin + delta.round()).clamp(0, LEVELS).to(torch.uint8))
+
+    def _shrink(self, delta: Tensor, origin: Tensor) -> Tensor:
+        """(B, 1, 1, 1) the largest factor at most 1 whose rounded perturbation fits."""
+        low = torch.zeros(len(delta), 1, 1, 1, device=delta.device)
+        high = torch.ones_like(low)
+        factor = high
+        for _ in range(HALVINGS):
+            rounded = (origin + (factor * delta).round()).clamp(0, LEVELS) - origin
+            fits = rounded.flatten(1).norm(dim=1) <= self.radius * LEVELS
+            low = torch.where(fits[:, None, None, None], factor, low)
+            high = torch.where(fits[:, None, None, None], high, factor)
+            factor = torch.where(low == 1, low, (low + high) / 2)
+        return low
 
 
 def project_linf(x: Images, x0: Images, eps: float) -> Images:
     """The nearest point of the ball of radius `eps` around `x0`, inside [0, 1]."""
     return (x0 + (x - x0).clamp(-eps, eps)).clamp(0, 1)
+
+
+def project_l2(x: Images, x0: Images, radius: float) -> Images:
+    """The nearest point of the L2 ball around `x0`, then the pixel box, which only shortens."""
+    delta = x - x0
+    length = delta.flatten(1).norm(dim=1)[:, None, None, None]
+    return (x0 + delta * (radius / length.clamp_min(1e-12)).clamp_max(1)).clamp(0, 1)
 
 
 def sign_step(x: Images, gradient: Tensor, step_size: float) -> Images:
@@ -40,14 +115,3 @@ def to_levels(x: Images) -> Tensor:
 def from_levels(levels: Tensor) -> Images:
     """uint8 -> float32 in [0, 1]."""
     return levels.to(torch.float32) / LEVELS
-
-
-def quantise_toward(x0: Images, x: Images) -> Images:
-    """Round a perturbation to whole levels towards `x0`, so that no ball is left.
-
-    Source: x0 + trunc(255 (x - x0) +- 1e-3) / 255. The nudge keeps a whole level that float
-    arithmetic left a hair short. `x0` must lie on the 8-bit grid.
-    """
-    delta = (x - x0) * LEVELS
-    whole = torch.trunc(delta + 1e-3 * delta.sign())
-    return from_levels((x0 * LEVELS).round().add(whole).clamp(0, LEVELS).to(torch.uint8))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -38,11 +38,14 @@ class Goal:
         targeted: reach `labels` instead of leaving them.
         groups: (K,) group number of every label; labels of one group count as the same answer
             ("puppy" = "dog"). None: every label is its own group.
+        features: (B, D) unit-norm point of the embedding space to approach, for attacks that aim
+            at a caption or at another picture.
     """
 
     labels: Labels
     targeted: bool = False
     groups: Tensor | None = None
+    features: Features | None = None
 
     def allies(self, logits: Logits) -> Tensor:
         """(B, K) bool: the labels that count as the goal's label."""
@@ -63,7 +66,8 @@ class Goal:
 
     def select(self, rows: Tensor) -> Goal:
         """The goal of a subset of the batch; `rows` are indices or a mask."""
-        return Goal(self.labels[rows], self.targeted, self.groups)
+        features = None if self.features is None else self.features[rows]
+        return Goal(self.labels[rows], self.targeted, self.groups, features)
 
 
 @dataclass
@@ -216,6 +220,25 @@ class Card:
         if self.attack is not None:
             data["attack"]["png"] = len(self.attack.png)
         return data
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """A target that is more than a function: a zero-shot model with features and label words."""
+
+    labels: tuple[str, ...]
+
+    def __call__(self, x: Images) -> Logits:
+        """(B, 3, H, W) -> (B, K) logits."""
+        ...
+
+    def encode_image(self, x: Images, normalize: bool = True) -> Features:
+        """(B, 3, H, W) -> (B, D) image features."""
+        ...
+
+    def logits(self, features: Features) -> Logits:
+        """(B, D) unit-norm image features -> (B, K) logits."""
+        ...
 
 
 class Attack(Protocol):

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vlmdefense_demo.attacks.pgd import PGD
-from vlmdefense_demo.geometry import from_levels, quantise_toward, to_levels
+from vlmdefense_demo.geometry import from_levels, to_levels
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.training.photos import VALIDATION_ONLY, Photo, centre_crop, read_photos
@@ -102,7 +102,7 @@ def white_box(name: str, backbone: Backbone, given: Trial, eps: int) -> Row:
             goal = Goal(torch.zeros(len(x), dtype=torch.long))
             if attack is not None:
                 run = Run(0, tuple(map(str, part.tolist())), "/white-box")
-                x = quantise_toward(x, attack(target, x, goal, run=run))
+                x = attack.ball.quantise(attack(target, x, goal, run=run), x)
             with torch.no_grad():
                 alive[part] = ~goal.reached(target(x))
     n, held = len(alive), int(alive.sum())

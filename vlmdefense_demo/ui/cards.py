@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from vlmdefense_demo.flags import FLAGS
 from vlmdefense_demo.spec import Field, Range, fields
-from vlmdefense_demo.survey import FLAGS, PARADIGMS, entry
+from vlmdefense_demo.survey import PARADIGMS, entry
 from vlmdefense_demo.types import AttackReport, Card, Cost, Note, Paradigm, Prediction
 from vlmdefense_demo.ui import text
 

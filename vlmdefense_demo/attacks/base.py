@@ -1,0 +1,49 @@
+"""What every attack's dataclass derives from, and the shared declarations of its fields."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from vlmdefense_demo.errors import InvalidParameter
+from vlmdefense_demo.geometry import Ball
+from vlmdefense_demo.spec import Parameters, Range
+from vlmdefense_demo.types import Encoder, LogitFn
+
+Needs = Literal["", "caption", "picture"]
+Eps = Annotated[float, Range(0, 32 / 255, 1 / 255, scale=255, unit="/255"), "radius of the ball"]
+Radius = Annotated[float, Range(1, 20, 0.5), "radius of the L2 ball, in pixel units"]
+StepSize = Annotated[
+    float, Range(0, 32 / 255, 1 / 255, scale=255, unit="/255"), "0 = 2.5 eps / steps"
+]
+
+
+class Attacker(Parameters):
+    """An attack: `__call__(target, x, goal, *, run) -> images`.
+
+    Class attributes:
+        needs: what the goal must bring besides a label: a "caption" or a second "picture".
+        interactive: whether it answers in seconds; the others are for batches.
+    """
+
+    needs: ClassVar[Needs] = ""
+    interactive: ClassVar[bool] = True
+    eps: float
+
+    @property
+    def ball(self) -> Ball:
+        """The set the delivered file must lie in."""
+        return Ball("linf", self.eps)
+
+
+def encoder(target: LogitFn, title: str) -> Encoder:
+    """The target as a model with features and labels.
+
+    Raises:
+        InvalidParameter: it is only a function from pixels to logits, e.g. a defended pipeline.
+    """
+    if not isinstance(target, Encoder):
+        raise InvalidParameter(
+            f"{title} needs a model's features, and here only its answers are visible.",
+            "Attack the undefended model with it.",
+        )
+    return target

@@ -1,0 +1,43 @@
+"""The survey as data: one typed row a method. Adding a method is one file and one row here.
+
+After Fu & Zhang, "Adversarial defence in vision-language models" (ICICML 2025), which sorts
+defences into three paradigms. Pages, endpoints, command lines, tables and contract tests are
+generated from these rows; classes are imported when they are first needed.
+"""
+
+from __future__ import annotations
+
+from vlmdefense_demo.errors import UnknownMethod
+from vlmdefense_demo.survey.attacks import ATTACKS
+from vlmdefense_demo.survey.defenses import DEFENSES
+from vlmdefense_demo.survey.entry import Entry, Kind
+from vlmdefense_demo.types import Paradigm
+
+PARADIGMS: dict[Paradigm, tuple[str, str]] = {
+    "training_time": ("Training-time", "paid once, before anyone asks"),
+    "test_time": ("Test-time adaptation", "paid on every image"),
+    "training_free": ("Training-free", "no weight ever changes"),
+}
+
+SURVEY: dict[str, Entry] = {e.id: e for e in (*ATTACKS, *DEFENSES)}
+
+
+def entry(id: str, kind: Kind | None = None) -> Entry:
+    """The row of a method.
+
+    Raises:
+        UnknownMethod: no such id, or it is of the other kind.
+    """
+    known = methods(kind)
+    if id not in known:
+        raise UnknownMethod(f"Unknown {kind or 'method'} {id!r}.", f"Known: {', '.join(known)}.")
+    return known[id]
+
+
+def methods(kind: Kind | None = None, paradigm: Paradigm | None = None) -> dict[str, Entry]:
+    """The rows of one kind, or of one paradigm, in the survey's order."""
+    return {
+        e.id: e
+        for e in SURVEY.values()
+        if kind in (None, e.kind) and paradigm in (None, e.paradigm)
+    }
