@@ -11,16 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from vlmdefense_demo.spec import Choice, Field, Range
 
 Params = dict[str, Any]
-
-
-def linf_ball(params: Params, delta: Tensor) -> bool:
-    """No pixel moved by more than eps; other geometries bring their own function."""
-    return bool(delta.abs().max() <= params["eps"] + 1e-6)
 
 
 @dataclass(frozen=True)
@@ -28,8 +21,26 @@ class Case:
     base: Params = field(default_factory=dict)
     matter: dict[str, tuple[Params, Params]] = field(default_factory=dict)
     also: tuple[Params, ...] = ()  # more settings in which a batch must equal its single images
-    inside: Callable[[Params, Tensor], bool] = linf_ball  # attacks: is this perturbation allowed?
     cost: Callable[[Params], tuple[int, int]] | None = None  # attacks: forwards, backwards
+    exact: bool = True  # False: sums over a batch round, so only the answers must agree
+    at_most: bool = False  # the cost depends on the image; the formula is its upper bound
+
+
+EARLY = (
+    {"eps": 32 / 255, "stop_early": False},
+    {"eps": 32 / 255, "stop_early": True},
+)
+
+
+def early(**base: Any) -> dict[str, tuple[Params, Params]]:
+    """Stopping early shows where the ball is large enough to win."""
+    one, two = ({**base, **settings} for settings in EARLY)
+    return {"stop_early": (one, two)}
+
+
+def l2_too(**base: Any) -> dict[str, tuple[Params, Params]]:
+    """The L2 radius of an attack that knows two balls matters in the L2 ball only."""
+    return {"radius": ({**base, "norm": "l2"}, {**base, "norm": "l2", "radius": 1.0})}
 
 
 CASES: dict[str, Case] = {
@@ -45,6 +56,88 @@ CASES: dict[str, Case] = {
         also=({"steps": 3, "restarts": 2, "eps": 2 / 255},),
         cost=lambda p: (p["steps"], p["steps"]),
     ),
+    "mi_fgsm": Case(base={"steps": 3}, cost=lambda p: (p["steps"], p["steps"])),
+    "di_fgsm": Case(
+        base={"steps": 3, "probability": 0.9},
+        matter={
+            "probability": ({"steps": 3, "probability": 0.0}, {"steps": 3, "probability": 1.0})
+        },
+        cost=lambda p: (p["steps"], p["steps"]),
+    ),
+    "pgd_l2": Case(
+        exact=False,
+        base={"steps": 3},
+        matter={
+            "stop_early": (
+                {"steps": 9, "radius": 9.0},
+                {"steps": 9, "radius": 9.0, "stop_early": True},
+            )
+        },
+        also=({"steps": 3, "restarts": 1},),
+        cost=lambda p: (p["steps"] + 1, p["steps"]),
+    ),
+    "apgd_ce": Case(
+        exact=False,
+        base={"steps": 4},
+        matter=early(steps=9) | l2_too(steps=4),
+        also=(
+            {"steps": 3, "norm": "l2", "restarts": 1},
+            {"steps": 9, "eps": 8 / 255, "stop_early": True},
+        ),
+        cost=lambda p: (p["steps"] + 1, p["steps"]),
+    ),
+    "apgd_dlr": Case(
+        exact=False,
+        base={"steps": 4},
+        matter=early(steps=9) | l2_too(steps=4),
+        cost=lambda p: (p["steps"] + 1, p["steps"]),
+    ),
+    "apgd_t": Case(
+        base={"steps": 3},
+        matter=early(steps=9) | l2_too(steps=3),
+        also=({"steps": 3, "eps": 8 / 255, "stop_early": True},),
+        cost=lambda p: (3 * (p["steps"] + 1) + 1, 3 * p["steps"]),  # four labels: three targets
+    ),
+    "square": Case(
+        exact=False,
+        base={"queries": 40, "eps": 2 / 255},
+        cost=lambda p: (p["queries"], 0),
+        at_most=True,
+    ),
+    "autoattack": Case(base={"eps": 32 / 255}, cost=lambda p: (7900, 1900), at_most=True),
+    "embedding": Case(base={"steps": 3}, cost=lambda p: (p["steps"] + 2, p["steps"])),
+    "caption": Case(base={"steps": 3}, cost=lambda p: (p["steps"] + 1, p["steps"])),
+    "image_target": Case(base={"steps": 3}, cost=lambda p: (p["steps"] + 1, p["steps"])),
+    "typographic": Case(
+        matter={"size": ({"size": 0.3}, {"size": 0.2})},
+        cost=lambda p: (16 + (p["word"] == "wrong label"), 0),
+    ),
+    "patch": Case(
+        base={"steps": 3, "area": 0.1},
+        matter={
+            "stop_early": (
+                {"steps": 40, "area": 0.3, "stop_early": False},
+                {"steps": 40, "area": 0.3, "stop_early": True},
+            )
+        },
+        also=({"steps": 3, "printable": True, "place": "centre"},),
+        cost=lambda p: (p["steps"] + 1 + 9 * (p["place"] == "best of 9"), p["steps"]),
+    ),
+    "ddn": Case(exact=False, base={"steps": 6}, cost=lambda p: (p["steps"] + 1, p["steps"])),
+    "cw": Case(
+        base={"steps": 5, "searches": 2, "learning_rate": 0.05},
+        matter={
+            "trade": (
+                {"steps": 5, "searches": 1, "trade": 0.001},
+                {"steps": 5, "searches": 1, "trade": 100.0},
+            )
+        },
+        cost=lambda p: (p["steps"] * p["searches"],) * 2,
+    ),
+    "universal": Case(cost=lambda p: (0, 0)),
+    "noise": Case(cost=lambda p: (p["draws"], 0)),
+    "blur": Case(base={"eps": 32 / 255}, cost=lambda p: (0, 0)),
+    "jpeg_control": Case(base={"eps": 32 / 255}, cost=lambda p: (0, 0)),
     "rtpt": Case(base={"views": 4, "learning_rate": 0.02}),
     "ttc": Case(
         base={"tau": 4.0, "steps": 2},

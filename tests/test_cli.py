@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import skimage
 
-from vlmdefense_demo.__main__ import _settings, main
+from vlmdefense_demo.__main__ import main
+from vlmdefense_demo.commands import _settings
 from vlmdefense_demo.errors import DemoError
 from vlmdefense_demo.export import read_story
 from vlmdefense_demo.images import from_png, load_image, to_array

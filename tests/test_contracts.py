@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 from functools import partial
@@ -11,10 +12,11 @@ import torch
 
 from tests import tiny
 from tests.cases import case, turned
-from vlmdefense_demo.engine import Request, compare
+from vlmdefense_demo.engine import compare
 from vlmdefense_demo.errors import Cancelled
 from vlmdefense_demo.models.catalog import load_twin
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
+from vlmdefense_demo.request import Request
 from vlmdefense_demo.run import Meter
 from vlmdefense_demo.spec import fields
 from vlmdefense_demo.survey import methods
@@ -43,20 +45,20 @@ def plain_counts(cost):
     return (cost.image_forward, cost.image_backward, cost.text_forward, cost.text_backward)
 
 
+def goal_of(target, x):
+    """Away from each image's answer; attacks on the embedding head for another label's text."""
+    labels = torch.stack([target(row[None])[0] for row in x]).argmax(1)
+    return Goal(labels, features=target.text_features[(labels + 1) % len(tiny.LABELS)])
+
+
 def attack_once(entry, target, n=1, seed=0, params=None, **run):
     """(images, (forwards, backwards) per batch row) of one attack on a function that counts."""
     method = entry.cls(**case(entry.id).base if params is None else params)
     x = tiny.images(n)
-    goal = Goal(torch.stack([target(row[None])[0] for row in x]).argmax(1))
-    meter = Meter()
-
-    def counted(pixels):
-        logits = target(pixels)
-        meter.tick("image", logits)
-        return logits
-
+    counted = copy.copy(target)
+    counted.meter = meter = Meter()
     with meter.stage() as cost:
-        out = method(counted, x, goal, run=tiny.run_for(n, seed, meter, **run))
+        out = method(counted, x, goal_of(target, x), run=tiny.run_for(n, seed, meter, **run))
     return out, plain_counts(cost)[:2]
 
 
@@ -92,7 +94,7 @@ def test_attack_returns_pixels_inside_the_ball(entry, target, n):
     assert not out.requires_grad
     assert out.min() >= 0
     assert out.max() <= 1
-    assert case(entry.id).inside(dataclasses.asdict(make(entry)), out - x)
+    assert make(entry).ball.contains(out, x).all()
     assert (out != x).any()
 
 
@@ -100,9 +102,9 @@ def test_attack_returns_pixels_inside_the_ball(entry, target, n):
 def test_quantised_attack_lies_on_the_grid_inside_the_ball(entry, target):
     out, _ = attack_once(entry, target, 2)
     x = tiny.images(2)
-    delta = make(entry).ball.quantise(out, x) - x
-    assert (delta * 255 - (delta * 255).round()).abs().max() < 1e-3
-    assert case(entry.id).inside(dataclasses.asdict(make(entry)), delta)
+    delivered = make(entry).ball.quantise(out, x)
+    assert (delivered * 255 - (delivered * 255).round()).abs().max() < 1e-3
+    assert make(entry).ball.contains(delivered, x).all()
 
 
 @pytest.mark.parametrize(("entry", "params"), SETTINGS, ids=str_id)
@@ -110,9 +112,13 @@ def test_attack_on_a_batch_equals_its_single_images(entry, params, target):
     batch, _ = attack_once(entry, target, 6, params=params)
     method, x = entry.cls(**params), tiny.images(6)
     for i, row in enumerate(x):
-        goal = Goal(target(row[None]).argmax(1))
+        goal = goal_of(target, row[None])
         alone = method(target, row[None], goal, run=tiny.run_for(6).select([i]))
-        assert torch.equal(alone[0], batch[i]), f"image {i}"
+        if case(entry.id).exact:
+            assert torch.equal(alone[0], batch[i]), f"image {i}"
+        else:
+            answers = target(torch.stack([alone[0], batch[i]])).detach()
+            torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=0.02)
 
 
 @each_attack
@@ -123,7 +129,7 @@ def test_attack_repeats_itself_with_the_same_seed(entry, target):
 @each_attack
 def test_attack_does_not_modify_its_input(entry, target):
     x = tiny.images(2)
-    make(entry)(target, x, Goal(torch.tensor([0, 1])), run=tiny.run_for(2))
+    make(entry)(target, x, goal_of(target, x), run=tiny.run_for(2))
     assert torch.equal(x, tiny.images(2))
     assert not x.requires_grad
 
@@ -134,7 +140,12 @@ def test_attack_costs_what_its_formula_says(entry, target, n):
     formula = case(entry.id).cost
     assert formula, f"state the cost of {entry.id} in tests/cases.py"
     forwards, backwards = formula(dataclasses.asdict(make(entry)))
-    assert attack_once(entry, target, n)[1] == (n * forwards, n * backwards)
+    spent = attack_once(entry, target, n)[1]
+    if case(entry.id).at_most:
+        assert all(0 <= a <= n * b for a, b in zip(spent, (forwards, backwards), strict=True))
+        assert spent[0] > 0
+    else:
+        assert spent == (n * forwards, n * backwards)
 
 
 @each_attack
@@ -154,11 +165,15 @@ def test_attack_leaves_no_trace(entry, target, towers):
 
 @each_attack
 def test_attack_leaves_no_trace_when_the_target_raises(entry, target, towers):
-    _, (calls, _) = attack_once(entry, target)
-    x, goal = tiny.images(1), Goal(torch.tensor([0]))
-    for call in {1, calls}:
+    x, calls = tiny.images(1), []
+    listening = copy.copy(target)
+    listening.encode_image = partial(_count, calls, target.encode_image)
+    make(entry)(listening, x, goal_of(target, x), run=tiny.run_for(1))
+    for call in {1, len(calls)} if calls else ():
+        failing = copy.copy(target)
+        failing.encode_image = tiny.fails_at(call, target.encode_image)
         with tiny.no_trace(*towers), pytest.raises(tiny.Boom):
-            make(entry)(tiny.fails_at(call, target), x, goal, run=tiny.run_for(1))
+            make(entry)(failing, x, goal_of(target, x), run=tiny.run_for(1))
 
 
 @each_attack

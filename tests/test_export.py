@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
-from vlmdefense_demo.engine import Request, compare
+from vlmdefense_demo.engine import compare
 from vlmdefense_demo.errors import InvalidImage
 from vlmdefense_demo.export import SCHEMA, read_story, write_story
 from vlmdefense_demo.images import from_png, to_png
+from vlmdefense_demo.request import Request
 
 ABOUT = {"model": "tiny", "labels": ["cat", "chien à poil", "猫"], "seed": 3, "badge": "ε 4/255"}
 

@@ -19,9 +19,14 @@ LAYERS = (
     {"models", "attacks"},
     {"defenses"},
     {"survey"},
-    {"engine"},
-    {"benchmark", "export", "heatmap", "speed", "training"},
-    {"ui", "__main__"},
+    {"ladder", "masking"},
+    {"request"},
+    {"stage"},
+    {"side"},
+    {"engine", "library"},
+    {"benchmark", "export", "heatmap", "speed", "trials", "trial_report", "training"},
+    {"ui", "commands"},
+    {"__main__"},
     {"app"},
 )
 STRANGERS = ({"models", "attacks"},)  # of one layer, and yet independent

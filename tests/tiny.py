@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -77,6 +78,9 @@ def save_model(folder: Path, name: str) -> Path:
     save_file(seeded_model(name).state_dict(), folder / "open_clip_model.safetensors")
     twin = seeded_model(name, seed=1).visual.state_dict()
     save_file(twin, folder / "fare.safetensors")
+    size = config["vision_cfg"]["image_size"]
+    levels = torch.randint(108, 149, (size, size, 3), generator=torch.Generator().manual_seed(2))
+    Image.fromarray(levels.to(torch.uint8).numpy()).save(folder / "universal.png")
     return folder
 
 

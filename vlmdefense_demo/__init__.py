@@ -24,10 +24,11 @@ _HOME = {
     "load_image": "images",
     "Goal": "types",
     "Run": "run",
-    "attack": "engine",
-    "defend": "engine",
+    "attack": "library",
+    "defend": "library",
     "compare": "engine",
-    "Request": "engine",
+    "Request": "request",
+    "Aim": "request",
     "SURVEY": "survey",
 }
 __all__ = [*_HOME, "__version__"]

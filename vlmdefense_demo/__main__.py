@@ -1,20 +1,24 @@
-"""The command line: python -m vlmdefense_demo {compare, methods, speed, train}. eps is in /255."""
+"""The command line: python -m vlmdefense_demo {compare, trial, methods, speed, train}.
+
+eps is in /255.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from vlmdefense_demo.errors import DemoError, InvalidParameter
+from vlmdefense_demo import commands
+from vlmdefense_demo.errors import DemoError
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE
-from vlmdefense_demo.survey import SURVEY, entry, methods
-from vlmdefense_demo.types import Card
+from vlmdefense_demo.survey import methods
+
+if TYPE_CHECKING:
+    Parsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,9 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vlmdefense_demo", description=__doc__)
     parser.add_argument("--log-level", default="WARNING", choices=("DEBUG", "INFO", "WARNING"))
-    commands = parser.add_subparsers(required=True)
+    some = parser.add_subparsers(required=True)
+    for add in (_compare, _trial, _methods, _speed, _train):
+        add(some)
+    return parser
 
-    compare = commands.add_parser("compare", help="attack one picture, defend it, print the cards")
+
+def _compare(some: Parsers) -> None:
+    compare = some.add_parser("compare", help="attack one picture, defend it, print the cards")
     compare.add_argument("--image", required=True, help="path of a picture")
     compare.add_argument("--labels", required=True, help="labels, comma separated")
     compare.add_argument("--template", default=DEFAULT_TEMPLATE)
@@ -46,25 +55,59 @@ def _parser() -> argparse.ArgumentParser:
         help="a parameter in display units, e.g. rtpt.views=32 or pgd.steps=20",
     )  # fmt: skip
     compare.add_argument("--truth", help="the right label; default: the model's own clean answer")
-    compare.add_argument("--target", help="the label to reach; default: any wrong one")
+    compare.add_argument("--goal", default="", help="wrong, runner-up, least likely, label, …")
+    compare.add_argument("--target", default="", help="the label or the caption to reach")
+    compare.add_argument("--target-image", help="a second picture to imitate")
+    compare.add_argument(
+        "--attacker", default="unaware", choices=("unaware", "aware", "every-rung"),
+        help="aware climbs until a rung breaks the defence; every-rung tries all, from scratch",
+    )  # fmt: skip
+    compare.add_argument("--budget", default="interactive", choices=("interactive", "batch"))
     compare.add_argument("--seed", type=int, default=0)
     compare.add_argument("--model", default="pocket", help="catalog name or local-dir:PATH")
     compare.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     compare.add_argument("--json", metavar="FILE", help="write the cards as JSON; - is stdout")
     compare.add_argument("--out", type=Path, help="write the PNGs and cards.json to a folder")
-    compare.set_defaults(command=_compare)
+    compare.set_defaults(command=commands.compare)
 
-    listing = commands.add_parser("methods", help="every attack and defence")
+
+def _trial(some: Parsers) -> None:
+    trial = some.add_parser("trial", help="attacks and ladders over many photos")
+    trial.add_argument("--images", type=Path, required=True, help="folder of csv + tar photo sets")
+    trial.add_argument("--photos", type=int, default=200)
+    trial.add_argument("--attacks", default="pgd", help="ids; with defences exactly one")
+    trial.add_argument("--eps", default="4", help="radii in /255, comma separated")
+    trial.add_argument("--defenses", default="", help="ids, comma separated")
+    trial.add_argument("--rungs", default="", help="white_box, adaptive, black_box")
+    trial.add_argument("--budget", default="interactive", choices=("interactive", "batch"))
+    trial.add_argument("--fresh", type=int, help="draws a random defence is judged in again")
+    trial.add_argument("--set", action="append", default=[], metavar="METHOD.FIELD=VALUE")
+    trial.add_argument("--file", type=Path, required=True, help="JSONL; an existing one goes on")
+    trial.add_argument("--shard", default="0/1", help="this process's share, e.g. 0/2")
+    trial.add_argument("--model", default="pocket", help="catalog name or local-dir:PATH")
+    trial.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    trial.add_argument("--threads", type=int, help="of the processor, for each process")
+    trial.add_argument("--table-only", nargs="*", type=Path, metavar="FILE",
+                       help="measure nothing; print the table of these files")  # fmt: skip
+    trial.set_defaults(command=commands.trial)
+
+
+def _methods(some: Parsers) -> None:
+    listing = some.add_parser("methods", help="every attack and defence")
     listing.add_argument("--json", action="store_true", help="rows with parameters and ranges")
-    listing.set_defaults(command=_methods)
+    listing.set_defaults(command=commands.methods)
 
-    speed = commands.add_parser("speed", help="time attack and defences against their bare passes")
+
+def _speed(some: Parsers) -> None:
+    speed = some.add_parser("speed", help="time attack and defences against their bare passes")
     speed.add_argument("--model", default="pocket", help="catalog name or local-dir:PATH")
     speed.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
-    speed.set_defaults(command=_speed)
+    speed.set_defaults(command=commands.speed)
 
-    train = commands.add_parser("train", help="make the weights in assets/, or check them")
-    train.add_argument("what", choices=("pocket", "fare", "check", "check-robust"))
+
+def _train(some: Parsers) -> None:
+    train = some.add_parser("train", help="make the weights in assets/, or check them")
+    train.add_argument("what", choices=("pocket", "fare", "universal", "check", "check-robust"))
     train.add_argument("--images", type=Path, required=True, help="folder of csv + tar photo sets")
     train.add_argument("--out", type=Path, help="folder of the model; default: assets/pocket-clip")
     train.add_argument("--work", type=Path, default=Path("runs"), help="checkpoints")
@@ -72,107 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--second-run", action="store_true", help="fare: continue from the twin")
     train.add_argument("--photos", type=int, default=200, help="photos of check-robust")
     train.add_argument("--threads", type=int, default=2)
-    train.set_defaults(command=_train)
-    return parser
-
-
-def _compare(args: argparse.Namespace) -> int:
-    from vlmdefense_demo.engine import Request, compare
-    from vlmdefense_demo.images import fit, read_upload, to_pixels
-    from vlmdefense_demo.models.catalog import load_model
-
-    settings = _settings(args.set)
-    attack_params = {"eps": args.eps} | settings.pop(args.attack, {})
-    chosen = [id.strip() for id in args.defenses.split(",") if id.strip()]
-    backbone = load_model(args.model, args.device)
-    how = backbone.preprocess
-    request = Request(
-        to_pixels(fit(read_upload(args.image).image, how.size, how.squash)),
-        args.labels.split(","), args.template, args.attack, attack_params,
-        {id: settings.pop(id, {}) for id in chosen}, args.truth, args.target, args.seed,
-    )  # fmt: skip
-    if settings:
-        raise InvalidParameter(f"--set names methods that do not run: {', '.join(settings)}.")
-    cards = list({card.method: card for card in compare(request, backbone)}.values())
-    if args.out:
-        _write(args, cards, request)
-    if args.json:
-        text = json.dumps([card.to_json() for card in cards], indent=1, ensure_ascii=False) + "\n"
-        if args.json == "-":
-            _echo(text)
-        else:
-            Path(args.json).write_text(text, encoding="utf-8")
-    else:
-        _echo("".join(_line(card) for card in cards))
-    return 0
-
-
-def _write(args: argparse.Namespace, cards: list[Card], request: Any) -> None:
-    from vlmdefense_demo.export import write_story
-
-    labels = cards[0].clean.labels if cards[0].clean else ()
-    badge = (
-        f"precomputed · {args.model} · {entry(args.attack).title} · ε {args.eps:g}/255 · "
-        f"seed {args.seed} · {cards[0].device}, {date.today():%B %Y}"
-    )
-    about = {"model": args.model, "labels": list(labels), "seed": args.seed, "badge": badge}
-    write_story(args.out, request.image, cards, about)
-
-
-def _line(card: Card) -> str:
-    if card.error:
-        return f"{card.title:12} {card.error}\n"
-    clean = f"{card.clean.label} {card.clean.prob:.0%}" if card.clean else ""
-    attacked = f"{card.attacked.label} {card.attacked.prob:.0%}" if card.attacked else ""
-    cost = f"{1000 * card.cost.seconds:.0f} ms  {card.cost.passes()}" if card.cost else ""
-    return f"{card.title:12} {clean:24} {attacked:24} {card.verdict or '':12} {cost}\n"
-
-
-def _settings(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """["rtpt.views=32"] -> {"rtpt": {"views": 32}}; values are JSON or plain text."""
-    out: dict[str, dict[str, Any]] = {}
-    for pair in pairs:
-        name, equals, raw = pair.partition("=")
-        method, dot, field = name.partition(".")
-        if not (equals and dot):
-            raise InvalidParameter(f"--set expects METHOD.FIELD=VALUE, got {pair!r}.")
-        try:
-            value = json.loads(raw)
-        except ValueError:
-            value = raw
-        out.setdefault(entry(method).id, {})[field] = value
-    return out
-
-
-def _methods(args: argparse.Namespace) -> int:
-    if args.json:
-        _echo(json.dumps([row.public() for row in SURVEY.values()], indent=1) + "\n")
-    else:
-        _echo("".join(f"{r.id:8} {r.kind:8} {r.paradigm:14} {r.venue} {r.year}  {r.title}\n"
-                      for r in SURVEY.values()))  # fmt: skip
-    return 0
-
-
-def _speed(args: argparse.Namespace) -> int:
-    from vlmdefense_demo.models.catalog import load_model
-    from vlmdefense_demo.speed import measure
-
-    for line in measure(load_model(args.model, args.device)):
-        _echo(f"{line}\n")
-    return 0
-
-
-def _train(args: argparse.Namespace) -> int:
-    from vlmdefense_demo.training import recipes
-
-    for line in recipes.run(args):
-        _echo(f"{line}\n")
-    return 0
-
-
-def _echo(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    train.set_defaults(command=commands.train)
 
 
 if __name__ == "__main__":

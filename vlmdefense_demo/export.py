@@ -1,4 +1,4 @@
-"""A finished comparison on disk: two PNGs and the cards as JSON.
+"""A finished comparison on disk: the PNGs and the cards as JSON.
 
 The page's first screen is such a folder, written by
 `python -m vlmdefense_demo compare --out DIR` and shipped in assets/precomputed/.
@@ -14,9 +14,10 @@ from typing import Any
 
 from vlmdefense_demo.errors import InvalidImage
 from vlmdefense_demo.images import to_png
-from vlmdefense_demo.types import AttackReport, Card, Cost, Images, Note, Prediction
+from vlmdefense_demo.types import AttackReport, Card, Cost, Images, Note, Prediction, Rung
 
-SCHEMA = 1
+SCHEMA = 2
+ATTACKED = "adversarial.png"
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,14 @@ class Story:
 
 
 def write_story(folder: Path, image: Images, cards: Sequence[Card], about: dict[str, Any]) -> None:
-    """Write clean.png, adversarial.png and cards.json."""
+    """Write clean.png, adversarial.png, a PNG for every other rung, and cards.json."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "clean.png").write_bytes(to_png(image))
     for card in cards:
         if card.attack is not None:
-            (folder / "adversarial.png").write_bytes(card.attack.png)
+            (folder / ATTACKED).write_bytes(card.attack.png)
+        for rung in card.ladder:
+            (folder / _file(card.method, rung.name)).write_bytes(rung.png)
     data = {"schema": SCHEMA, "about": about, "cards": [card.to_json() for card in cards]}
     (folder / "cards.json").write_text(
         json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -55,26 +58,48 @@ def read_story(folder: Path) -> Story:
     """
     try:
         data = json.loads((folder / "cards.json").read_text(encoding="utf-8"))
-        clean = (folder / "clean.png").read_bytes()
-        adversarial = (folder / "adversarial.png").read_bytes()
-    except (OSError, ValueError) as error:
+        pictures = {path.name: path.read_bytes() for path in folder.glob("*.png")}
+        clean, _ = pictures["clean.png"], pictures[ATTACKED]
+    except (OSError, ValueError, KeyError) as error:
         raise InvalidImage(f"{folder} holds no finished comparison.") from error
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != SCHEMA:
         raise InvalidImage(f"{folder} was written by another version (schema {schema}).")
-    return Story(tuple(_card(c, adversarial) for c in data["cards"]), clean, data["about"])
+    return Story(tuple(_card(c, pictures) for c in data["cards"]), clean, data["about"])
 
 
-def _card(data: dict[str, Any], png: bytes) -> Card:
+def _file(method: str, rung: str) -> str:
+    """The transfer rung is the attack's own file, shared by all defences."""
+    return ATTACKED if rung == "transfer" else f"{method}-{rung}.png"
+
+
+def _card(data: dict[str, Any], pictures: dict[str, bytes]) -> Card:
     data = dict(data)
     for name in ("clean", "attacked"):
         if data[name] is not None:
-            data[name] = Prediction(**{k: tuple(v) for k, v in data[name].items()})
+            data[name] = _prediction(data[name])
     if data["cost"] is not None:
         data["cost"] = Cost(**data["cost"])
     if data["attack"] is not None:
-        fields = data["attack"] | {"png": png, "cost": Cost(**data["attack"]["cost"])}
+        fields = data["attack"] | {
+            "png": pictures[ATTACKED],
+            "cost": Cost(**data["attack"]["cost"]),
+        }
         data["attack"] = AttackReport(**(fields | {"margins": tuple(fields["margins"])}))
     data["notes"] = tuple(Note(**n) for n in data["notes"])
-    data["flags"] = tuple(data["flags"])
+    data["flags"], data["right"] = tuple(data["flags"]), tuple(data["right"])
+    data["ladder"] = tuple(_rung(data["method"], r, pictures) for r in data["ladder"])
     return Card(**data)
+
+
+def _rung(method: str, data: dict[str, Any], pictures: dict[str, bytes]) -> Rung:
+    parts = {
+        "attacked": _prediction(data["attacked"]),
+        "cost": Cost(**data["cost"]),
+        "png": pictures.get(_file(method, data["name"]), b""),
+    }
+    return Rung(**(data | parts))
+
+
+def _prediction(data: dict[str, Any]) -> Prediction:
+    return Prediction(**{k: tuple(v) for k, v in data.items()})

@@ -18,4 +18,53 @@ FLAGS: dict[str, tuple[str, str]] = {
         "The attack was made against the undefended model. Held means: not broken by transfer. "
         "It does not mean robust.",
     ),
+    "inactive": (
+        "inactive here",
+        "On the clean picture this defence answers as the undefended model does: its logits "
+        "correlate above 0.999. If it holds, that may not be its doing.",
+    ),
+    "no_gradient": (
+        "no gradient",
+        "Seen through this defence the gradient is zero, or zero on most pixels. A gradient "
+        "attack then stands still, which looks like resistance and is blindness. Trust transfer "
+        "and the black-box rung instead.",
+    ),
+    "wrong_gradient": (
+        "misleading gradient",
+        "We moved the picture a little along the gradient and measured how far the answer moved. "
+        "It is not what the gradient promised (outside 0.8 to 1.25 of it), so an attacker who "
+        "follows this gradient is misled, and surviving such an attack proves little.",
+    ),
+    "not_logits": (
+        "probabilities, not logits",
+        "The defence returns probabilities. Their slope fades as the model grows sure, and "
+        "attacks fade with it.",
+    ),
+    "blind_wins": (
+        "a blind attacker wins",
+        "An attacker without any gradient (transfer, or questions only) broke this defence where "
+        "one with its gradient did not. More knowledge cannot hurt an attacker: the gradient "
+        "must be masked.",
+    ),
+    "weak_attack": (
+        "weak attack",
+        "The undefended model survived a change of 4/255 or more. Almost no undefended model "
+        "does: suspect the attack (too few steps, too small a step, a control) before praising "
+        "a defence.",
+    ),
+    "flat_start": (
+        "flat start",
+        "During the first third of its steps the attack moved nothing. Its gradient is "
+        "numerically zero there; another loss or a random start may do better.",
+    ),
+    "lost_success": (
+        "success lost",
+        "One of the attack's steps had fooled the model, but the delivered 8-bit file does not. "
+        "Rounding or too small a margin undid it.",
+    ),
+    "noise_enough": (
+        "noise does it too",
+        "Random noise of the same size already changes the answer in at least half of eight "
+        "draws. This picture is easy; the attack deserves no credit.",
+    ),
 }

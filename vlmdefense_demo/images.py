@@ -7,13 +7,16 @@ everywhere: a lossy format destroys a perturbation of 4/255.
 from __future__ import annotations
 
 import io
+import json
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from vlmdefense_demo.errors import InvalidImage
 from vlmdefense_demo.geometry import from_levels, to_levels
@@ -25,6 +28,7 @@ MIN_SIDE = 16
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, struct.error)
 ORIENTATION = 0x0112
+RECIPE = "vlmdefense_demo"
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -43,10 +47,13 @@ class Upload:
     Args:
         image: RGB, upright, at its own size.
         notes: what had to be changed on the way, in words for the page.
+        recipe: what a PNG of this demo says about how it was made; anybody can write one, so it
+            is checked like every other input.
     """
 
     image: Image.Image
     notes: tuple[str, ...] = ()
+    recipe: dict[str, Any] | None = None
 
 
 def read_upload(source: str | Path | bytes) -> Upload:
@@ -70,7 +77,7 @@ def read_upload(source: str | Path | bytes) -> Upload:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(image.size)
         image.load()
-        return _to_rgb(image)
+        return replace(_to_rgb(image), recipe=_recipe(image))
     except Image.DecompressionBombError as error:
         raise InvalidImage(f"The picture is too large ({error}).", "Make it smaller.") from error
     except DAMAGE as error:  # Pillow raises all of these, UnidentifiedImageError is an OSError
@@ -109,10 +116,13 @@ def to_array(x: Images) -> np.ndarray:
     return to_levels(x.detach()).permute(1, 2, 0).cpu().numpy()
 
 
-def to_png(x: Images) -> bytes:
-    """(1, 3, H, W) in [0, 1] -> the bytes of a PNG."""
+def to_png(x: Images, about: dict[str, Any] | None = None) -> bytes:
+    """(1, 3, H, W) in [0, 1] -> the bytes of a PNG; `about` is how it was made, as JSON text."""
+    text = PngInfo()
+    if about is not None:
+        text.add_text(RECIPE, json.dumps(about))  # ASCII, as a tEXt chunk must be
     buffer = io.BytesIO()
-    Image.fromarray(to_array(x)).save(buffer, format="PNG")
+    Image.fromarray(to_array(x)).save(buffer, format="PNG", pnginfo=text)
     return buffer.getvalue()
 
 
@@ -171,6 +181,15 @@ def _to_rgb(image: Image.Image) -> Upload:
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     # A new image from the array carries no EXIF, so no GPS position can be handed on.
     return Upload(Image.fromarray(np.asarray(image.convert("RGB"))), tuple(notes))
+
+
+def _recipe(image: Image.Image) -> dict[str, Any] | None:
+    """The text chunk this demo writes, if it is there and is a JSON object."""
+    try:
+        about = json.loads(image.info.get(RECIPE, ""))
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return about if isinstance(about, dict) else None
 
 
 def _orientation(image: Image.Image) -> int:

@@ -1,6 +1,8 @@
-"""Predictions and verdicts: what logits say, and whether that is right."""
+"""Predictions, verdicts and names of labels: what logits say, and whether that is right."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -24,24 +26,23 @@ def predict(labels: tuple[str, ...], logits: Logits) -> list[Prediction]:
     ]
 
 
-def judge(clean: Prediction | None, attacked: Prediction, reference: str) -> Verdict:
-    """Wrong before the attack, held, or fooled."""
-    if clean is not None and clean.label != reference:
+def judge(clean: Prediction | None, attacked: Prediction, right: Collection[str]) -> Verdict:
+    """Wrong before the attack, held, or fooled; `right` are the labels that count as right."""
+    if clean is not None and clean.label not in right:
         return "wrong_clean"
-    return "held" if attacked.label == reference else "fooled"
+    return "held" if attacked.label in right else "fooled"
 
 
-def request_label(labels: tuple[str, ...], wanted: str | None) -> str | None:
-    """The label a person named, as it stands in the list.
+def find_label(labels: tuple[str, ...], wanted: str) -> int:
+    """The position of a label a person named.
 
     Raises:
         InvalidLabels: it is not in the list.
     """
-    if wanted is None:
-        return None
-    for label in labels:
-        if label.casefold() == " ".join(wanted.split()).casefold():
-            return label
+    name = " ".join(wanted.split()).casefold()
+    for i, label in enumerate(labels):
+        if label.casefold() == name:
+            return i
     raise InvalidLabels(
         f"“{wanted[:40]}” is not among the labels.", f"Choose one of: {', '.join(labels[:12])}."
     )

@@ -9,6 +9,7 @@ from vlmdefense_demo.errors import InvalidLabels
 
 MIN_LABELS, MAX_LABELS, MAX_LENGTH = 2, 100, 80
 MAX_TEMPLATE = 120
+SAME = " = "
 DEFAULT_TEMPLATE = "a photo of a {}."
 
 
@@ -48,6 +49,28 @@ def clean_labels(raw: str | Iterable[str]) -> tuple[str, ...]:
             f"Expected at most {MAX_LABELS} labels, got {len(labels)}.", "Remove some."
         )
     return labels
+
+
+def grouped_labels(raw: str | Iterable[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Labels, and the group number of each: "dog = puppy" says that both are the same answer.
+
+    Raises:
+        InvalidLabels: as `clean_labels`, or all labels are one answer.
+    """
+    items = raw.replace("\n", ",").split(",") if isinstance(raw, str) else list(raw)
+    teams = [item.split(SAME) if isinstance(item, str) else [item] for item in items]
+    labels = clean_labels([word for team in teams for word in team])
+    place = {label.casefold(): i for i, label in enumerate(labels)}
+    groups = list(range(len(labels)))
+    for team in teams:
+        members = [groups[place[w]] for word in team if (w := _plain(word).casefold()) in place]
+        groups = [min(members) if g in members else g for g in groups]
+    if len(set(groups)) < MIN_LABELS:
+        raise InvalidLabels(
+            "All labels count as the same answer, so no answer can be wrong.",
+            f"Add a label without “{SAME.strip()}”.",
+        )
+    return labels, tuple(groups)
 
 
 def clean_template(raw: str) -> str:

@@ -42,4 +42,16 @@ def dlr(logits: Logits, labels: Labels, allies: Tensor) -> Tensor:
     return margin(logits, labels, allies) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
+def dlr_targeted(logits: Logits, labels: Labels, target: Labels) -> Tensor:
+    """(B,) -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2); the bare margin below four labels.
+
+    Source: Croce & Hein, ICML 2020, eq. 7.
+    """
+    gain = -(logits.gather(1, labels[:, None]) - logits.gather(1, target[:, None])).squeeze(1)
+    if logits.shape[1] < 4:
+        return gain
+    top = logits.topk(4, dim=1).values
+    return gain / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + 1e-12)
+
+
 LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import torch
 
 from vlmdefense_demo.attacks.pgd import PGD
-from vlmdefense_demo.engine import Request, compare
+from vlmdefense_demo.engine import compare
 from vlmdefense_demo.geometry import from_levels
 from vlmdefense_demo.losses import cross_entropy
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
+from vlmdefense_demo.request import Request
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.survey import methods
 from vlmdefense_demo.types import Cost, Goal, Images

@@ -27,6 +27,7 @@ Loss = Callable[[Logits, Labels, Tensor], Tensor]
 Paradigm = Literal["none", "training_time", "test_time", "training_free"]
 Adaptive = Literal["exact", "bpda", "eot"]
 Verdict = Literal["held", "fooled", "wrong_clean"]
+RungName = Literal["transfer", "white_box", "adaptive", "black_box"]
 
 
 @dataclass(frozen=True)
@@ -189,12 +190,37 @@ class AttackReport:
 
 
 @dataclass(frozen=True)
+class Rung:
+    """One attacker tried against one defence; everything is measured on its own PNG.
+
+    Args:
+        how: the attack in words, with its budget.
+        attacked: the defence's answer, in the same draw as the rest of the card.
+        cost: what the attacker spent.
+        wrong: share of `draws` fresh draws in which a random defence answers wrongly; None for
+            defences that do not draw.
+    """
+
+    name: RungName
+    how: str
+    attacked: Prediction
+    verdict: Verdict
+    cost: Cost
+    linf: float
+    wrong: float | None = None
+    draws: int = 0
+    png: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True)
 class Card:
     """One method on one image: plain data that page, API, export and benchmark share.
 
     `attacked` is None while the attack still runs; `error` replaces both predictions.
-    `reference` is the label all verdicts refer to and `pseudo` says that it is the undefended
-    model's own clean answer rather than a person's.
+    `reference` is the label all verdicts refer to, `right` are all labels that count as it, and
+    `pseudo` says that it is the undefended model's own clean answer rather than a person's.
+    `attacked` and `verdict` belong to the attacker who does not know the defence; `ladder` holds
+    every attacker that was tried, that one first. A card is yielded again whenever it grows.
     """
 
     method: str
@@ -213,12 +239,20 @@ class Card:
     flags: tuple[str, ...] = ()
     attack: AttackReport | None = None
     error: str | None = None
+    right: tuple[str, ...] = ()
+    ladder: tuple[Rung, ...] = ()
+
+    @property
+    def broken_by(self) -> Rung | None:
+        """The first rung that fooled the defence."""
+        return next((rung for rung in self.ladder if rung.verdict == "fooled"), None)
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of JSON types; the PNG becomes its length in bytes."""
+        """A dict of JSON types; every PNG becomes its length in bytes."""
         data = asdict(self)
-        if self.attack is not None:
-            data["attack"]["png"] = len(self.attack.png)
+        for part in (data["attack"] or {}, *data["ladder"]):
+            if "png" in part:
+                part["png"] = len(part["png"])
         return data
 
 
@@ -238,6 +272,10 @@ class Encoder(Protocol):
 
     def logits(self, features: Features) -> Logits:
         """(B, D) unit-norm image features -> (B, K) logits."""
+        ...
+
+    def universal(self) -> Images:
+        """(1, 3, H, W) a perturbation made for this model in advance."""
         ...
 
 

@@ -11,9 +11,9 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from vlmdefense_demo.engine import Request
 from vlmdefense_demo.errors import DemoError, InvalidImage, InvalidLabels, InvalidParameter
 from vlmdefense_demo.images import from_png, to_array
+from vlmdefense_demo.request import Request
 from vlmdefense_demo.spec import Choice, Range, fields
 from vlmdefense_demo.survey import SURVEY, methods
 from vlmdefense_demo.ui import handlers

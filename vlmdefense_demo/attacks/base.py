@@ -6,11 +6,12 @@ from typing import Annotated, ClassVar, Literal
 
 from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.geometry import Ball
+from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Parameters, Range
-from vlmdefense_demo.types import Encoder, LogitFn
+from vlmdefense_demo.types import Encoder, Goal, Images, LogitFn
 
 Needs = Literal["", "caption", "picture"]
-Eps = Annotated[float, Range(0, 32 / 255, 1 / 255, scale=255, unit="/255"), "radius of the ball"]
+Eps = Annotated[float, Range(0, 128 / 255, 1 / 255, scale=255, unit="/255"), "radius of the ball"]
 Radius = Annotated[float, Range(1, 20, 0.5), "radius of the L2 ball, in pixel units"]
 StepSize = Annotated[
     float, Range(0, 32 / 255, 1 / 255, scale=255, unit="/255"), "0 = 2.5 eps / steps"
@@ -28,6 +29,10 @@ class Attacker(Parameters):
     needs: ClassVar[Needs] = ""
     interactive: ClassVar[bool] = True
     eps: float
+
+    def __call__(self, target: LogitFn, x: Images, goal: Goal, *, run: Run) -> Images:
+        """(B, 3, H, W) on the 8-bit grid -> the best images found, same shape."""
+        raise NotImplementedError
 
     @property
     def ball(self) -> Ball:

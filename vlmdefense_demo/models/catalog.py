@@ -14,8 +14,10 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
 from vlmdefense_demo.errors import MissingWeights, UnknownMethod
 from vlmdefense_demo.models.backbone import Backbone, Preprocess
@@ -23,6 +25,7 @@ from vlmdefense_demo.models.backbone import Backbone, Preprocess
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 POCKET = ASSETS / "pocket-clip"
 LOCAL = "local-dir:"
+UNIVERSAL, MIDDLE = "universal.png", 128
 Say = Callable[[str], None]
 
 
@@ -141,6 +144,24 @@ def load_twin(backbone: Backbone, twin: str) -> Backbone:
             _loaded[key] = backbone.with_visual(visual.to(backbone.device), twin)
             _loaded[key].warm_up()
         return _loaded[key]
+
+
+def load_universal(backbone: Backbone) -> Tensor:
+    """The (1, 3, H, W) perturbation made for a model, in pixel units, from its own folder.
+
+    Raises:
+        MissingWeights: there is none.
+    """
+    place = _entry(backbone.name).architecture
+    file = Path(place.removeprefix(LOCAL)) / UNIVERSAL
+    if not place.startswith(LOCAL) or not file.exists():
+        raise MissingWeights(
+            f"There is no universal perturbation for {backbone.name}.",
+            "Choose the embedded model, or train one: python -m vlmdefense_demo train universal.",
+        )
+    with Image.open(file) as image:
+        levels = np.asarray(image.convert("RGB")).astype(np.float32) - MIDDLE
+    return torch.from_numpy(levels / 255).permute(2, 0, 1)[None]
 
 
 def forget_models() -> None:

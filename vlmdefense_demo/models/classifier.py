@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE, clean_labels, clean_template, fill
 from vlmdefense_demo.models.backbone import Backbone
+from vlmdefense_demo.models.catalog import load_universal
 from vlmdefense_demo.models.prompts import ContextPrompts
 from vlmdefense_demo.run import Meter
 from vlmdefense_demo.types import Features, Images, Logits
@@ -78,6 +79,10 @@ class ZeroShotClassifier:
         t = self.backbone.encode_ids(self.backbone.tokenize(prompts))
         self.meter.tick("text", t)
         return F.normalize(t, dim=1) if normalize else t
+
+    def universal(self) -> Images:
+        """(1, 3, H, W) the universal perturbation made for this model; MissingWeights if none."""
+        return load_universal(self.backbone)
 
     def context_prompts(self) -> ContextPrompts:
         """The label prompts with their context words exposed as explicit vectors.

@@ -14,7 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vlmdefense_demo.models.backbone import Backbone, Preprocess
-from vlmdefense_demo.models.catalog import LOCAL, POCKET, forget_models, load_model, load_twin
+from vlmdefense_demo.models.catalog import (
+    LOCAL,
+    POCKET,
+    UNIVERSAL,
+    forget_models,
+    load_model,
+    load_twin,
+)
 from vlmdefense_demo.training.fare import fare_objective
 from vlmdefense_demo.training.lesson import Language
 from vlmdefense_demo.training.photos import read_photos
@@ -23,6 +30,11 @@ from vlmdefense_demo.training.robust import robust_rows
 from vlmdefense_demo.training.text_tower import TextRecipe, train_text_tower
 from vlmdefense_demo.training.tower import TowerRecipe, fine_tune, half_precision
 from vlmdefense_demo.training.trunk import closed_form, install, load_trunk
+from vlmdefense_demo.training.universal import (
+    UniversalRecipe,
+    train_universal,
+    write_universal,
+)
 from vlmdefense_demo.training.wordnet import read_wordnet
 
 CONFIG, WEIGHTS, TWIN = "open_clip_config.json", "open_clip_model.safetensors", "fare.safetensors"
@@ -35,7 +47,10 @@ SECOND_RUN = TowerRecipe(steps=1500, batch=16, ramp=1e-9)
 def run(args: argparse.Namespace) -> Iterator[str]:
     """Dispatch; yields lines for the terminal."""
     torch.set_num_threads(args.threads)
-    recipe = {"pocket": pocket, "fare": fare, "check": check, "check-robust": check_robust}
+    recipe = {
+        "pocket": pocket, "fare": fare, "universal": universal, "check": check,
+        "check-robust": check_robust,
+    }  # fmt: skip
     yield from recipe[args.what](args)
 
 
@@ -80,6 +95,16 @@ def fare(args: argparse.Namespace) -> Iterator[str]:
     visual = fine_tune(backbone, photos, fare_objective, how, checkpoint, start)
     _write(half_precision(visual.state_dict().items()), folder / TWIN)
     yield f"wrote {folder / TWIN}"
+
+
+def universal(args: argparse.Namespace) -> Iterator[str]:
+    """The universal perturbation of the undefended tower."""
+    folder = args.out or POCKET
+    photos = [p for p in read_photos(args.images) if not p.held_out]
+    how = UniversalRecipe(**({"steps": args.steps} if args.steps else {}))
+    delta = train_universal(_load(folder), photos, how, args.work / "universal.pt")
+    write_universal(delta, folder / UNIVERSAL)
+    yield f"wrote {folder / UNIVERSAL}"
 
 
 def check(args: argparse.Namespace) -> Iterator[str]:

@@ -16,7 +16,7 @@ import gradio as gr
 import torch
 
 from vlmdefense_demo import __version__
-from vlmdefense_demo.engine import Request, check_request, compare
+from vlmdefense_demo.engine import compare
 from vlmdefense_demo.errors import (
     DemoError,
     InvalidImage,
@@ -27,6 +27,7 @@ from vlmdefense_demo.errors import (
 from vlmdefense_demo.images import fit, read_upload, to_pixels
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE
 from vlmdefense_demo.models.catalog import MODELS, pick_device, unheard
+from vlmdefense_demo.request import Aim, Request, check_request
 from vlmdefense_demo.survey import SURVEY, methods
 from vlmdefense_demo.types import Card
 from vlmdefense_demo.ui.cards import ranked
@@ -235,7 +236,7 @@ def _request(labels: Any, template: str, **fields: Any) -> Request:
         fields["attack"] or "" if "attack" in fields else None,
         params,
         _defenses(fields.get("defenses") or {}),
-        target=fields.get("target") or None,
+        aim=Aim.at(fields.get("target")),
         seed=seed,
     )
     check_request(request)

@@ -11,12 +11,13 @@ from typing import Any
 
 import gradio as gr
 
-from vlmdefense_demo.engine import Request, check_request, compare
+from vlmdefense_demo.engine import compare
 from vlmdefense_demo.errors import DemoError
 from vlmdefense_demo.heatmap import gain_for, magnitude, signed_difference
 from vlmdefense_demo.images import fit, from_png, read_upload, to_array, to_pixels, to_png
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.catalog import load_model
+from vlmdefense_demo.request import Aim, Request, check_request
 from vlmdefense_demo.run import Progress
 from vlmdefense_demo.survey import methods
 from vlmdefense_demo.types import AttackReport, Card, Images
@@ -83,7 +84,7 @@ def prepare(form: Form, backbone: Backbone) -> Request:
         form.attack_params,
         form.defenses,
         form.truth.strip() or None,
-        form.target.strip() or None,
+        Aim.at(form.target.strip()),
         int(form.seed),
     )
     check_request(request)

@@ -6,27 +6,40 @@ images made against the undefended model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
+from vlmdefense_demo.defenses.base import Defender
 from vlmdefense_demo.defenses.views import random_views
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.models.prompts import ContextPrompts
 from vlmdefense_demo.run import Run
-from vlmdefense_demo.spec import Parameters, Range
-from vlmdefense_demo.types import Adaptive, Cost, DefenseResult, Features, Images, Note
+from vlmdefense_demo.spec import Range
+from vlmdefense_demo.types import (
+    Adaptive,
+    Cost,
+    DefenseResult,
+    Features,
+    Images,
+    LogitFn,
+    Logits,
+    Note,
+)
 
 KEEP = 0.1
 NEIGHBOURS = 20
 TEMPERATURE = 0.01
 WEIGHT_DECAY = 0.01
+ATTACKED_VIEWS = 8
+REFRESH = 5
 
 
 @dataclass(frozen=True)
-class RTPT(Parameters):
+class RTPT(Defender):
     """One AdamW step on the prompt's context vectors, then a reliability-weighted ensemble.
 
     Source: Sheng et al., "R-TPT", CVPR 2025 (arXiv 2504.11195). Differs from the authors' code:
@@ -44,6 +57,10 @@ class RTPT(Parameters):
     learning_rate: Annotated[float, Range(0, 0.05, 0.001), "of AdamW"] = 0.005
     adaptive: ClassVar[Adaptive] = "eot"
     stochastic: ClassVar[bool] = True
+    recipe: ClassVar[str] = (
+        "Gradients averaged over freshly drawn views, through the vote; the tuned prompt is held "
+        "constant and tuned again every fifth draw."
+    )
 
     def __call__(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> DefenseResult:
         """(B, 3, H, W) -> ensembled logits; every image gets a prompt of its own.
@@ -73,6 +90,24 @@ class RTPT(Parameters):
             text_forward=n_labels * (self.steps + 1),
             text_backward=n_labels * self.steps,
         )
+
+    def surrogate(self, clf: ZeroShotClassifier, run: Run) -> LogitFn:
+        """Fresh views at every call, at most eight; the prompt is tuned anew every fifth call."""
+        calls = count()
+        prompts = clf.context_prompts()
+        few = replace(self, views=min(self.views, ATTACKED_VIEWS))
+        tuned: list[_Tuned] = []
+
+        def target(x: Images) -> Logits:
+            i = next(calls)
+            views = random_views(x, few.views, run.child(f"draw{i}"))
+            features = clf.encode_image(views).unflatten(0, (len(x), few.views))
+            if i % REFRESH == 0:
+                tuned[:] = [few._tune(clf, prompts, f.detach()) for f in features]
+            rows = zip(features, tuned, strict=True)
+            return torch.stack([few._vote(clf, f, t).logits for f, t in rows])
+
+        return target
 
     def _tune(self, clf: ZeroShotClassifier, prompts: ContextPrompts, f: Features) -> _Tuned:
         """Adapt the context to one image's (V, D) view features."""

@@ -12,14 +12,15 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
+from vlmdefense_demo.defenses.base import Defender
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
-from vlmdefense_demo.spec import Parameters, Range
+from vlmdefense_demo.spec import Range
 from vlmdefense_demo.types import Adaptive, Cost, DefenseResult, Features, Images, Note
 
 
 @dataclass(frozen=True)
-class TTC(Parameters):
+class TTC(Defender):
     """Noise, a gate, and a weighted counterattack on the image's own feature.
 
     Source: Xing et al., "CLIP is Strong Enough to Fight Back", CVPR 2025 (arXiv 2503.03613).
@@ -44,6 +45,10 @@ class TTC(Parameters):
     beta: Annotated[float, Range(0, 10, 0.5), "weight of later steps"] = 2.0
     adaptive: ClassVar[Adaptive] = "bpda"
     stochastic: ClassVar[bool] = True
+    recipe: ClassVar[str] = (
+        "Gradients averaged over noise draws, with the counterattack held constant: sign has no "
+        "slope, so this is exact almost everywhere."
+    )
 
     def __call__(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> DefenseResult:
         """(B, 3, H, W) -> logits of the counterattacked images.

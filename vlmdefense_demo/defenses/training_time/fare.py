@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from vlmdefense_demo.defenses.base import Defender
 from vlmdefense_demo.models.catalog import load_twin
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
-from vlmdefense_demo.spec import Parameters
 from vlmdefense_demo.types import Adaptive, Cost, DefenseResult, Images
 
 
 @dataclass(frozen=True)
-class FARE(Parameters):
+class FARE(Defender):
     """Swap the image tower for its robust twin.
 
     Source: Schlarmann et al., "Robust CLIP", ICML 2024 (arXiv 2402.12336). Training minimises
@@ -27,6 +27,9 @@ class FARE(Parameters):
 
     adaptive: ClassVar[Adaptive] = "exact"
     stochastic: ClassVar[bool] = False
+    recipe: ClassVar[str] = (
+        "APGD with two losses on the robust tower itself; its gradient is exact."
+    )
 
     def __call__(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> DefenseResult:
         """(B, 3, H, W) -> logits behind the robust tower.

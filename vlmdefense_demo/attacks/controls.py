@@ -1,0 +1,96 @@
+"""Controls: changes of the same size that are no attack. If one of them fools, the photo is easy."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from PIL import Image
+from torchvision.transforms.functional import gaussian_blur
+
+from vlmdefense_demo.attacks.ascent import Best
+from vlmdefense_demo.attacks.base import Attacker, Eps
+from vlmdefense_demo.geometry import LEVELS, Ball, from_levels, project_linf, to_levels
+from vlmdefense_demo.losses import margin
+from vlmdefense_demo.run import Run
+from vlmdefense_demo.spec import Range
+from vlmdefense_demo.types import Goal, Images, LogitFn
+
+Same = Annotated[bool, "at most eps a pixel, like an attack"]
+
+
+@dataclass(frozen=True)
+class Noise(Attacker):
+    """Uniform noise of whole levels in {-e .. e}; of several draws the worst is delivered."""
+
+    eps: Eps = 4 / 255
+    draws: Annotated[int, Range(1, 64, 1), "draws"] = 8
+
+    @torch.no_grad()
+    def __call__(self, target: LogitFn, x: Images, goal: Goal, *, run: Run) -> Images:
+        """(B, 3, H, W) -> the noisy image with the largest margin."""
+        best = Best.of(x, torch.inf)
+        for i in range(self.draws):
+            run.step(i, self.draws)
+            noise = run.child(f"draw{i}").levels(x, int(self.eps * LEVELS + 1e-6))
+            noisy = (x + noise).clamp(0, 1)
+            value = goal.maximise(target(noisy), margin)
+            run.record("margin", value)
+            best.update(noisy, value)
+        return best.images
+
+
+@dataclass(frozen=True)
+class _Filter(Attacker):
+    """A filter of the whole picture, by default held within eps of it."""
+
+    eps: Eps = 4 / 255
+    same_budget: Same = True
+
+    @property
+    def ball(self) -> Ball:
+        """The attack's ball, or none."""
+        return Ball("linf", self.eps) if self.same_budget else Ball("free")
+
+    def __call__(self, target: LogitFn, x: Images, goal: Goal, *, run: Run) -> Images:
+        """(B, 3, H, W) -> the filtered images; asks the model nothing."""
+        run.step(0, 1)
+        out = self.filtered(x)
+        return project_linf(out, x, self.eps) if self.same_budget else out
+
+    def filtered(self, x: Images) -> Images:
+        """The filter at full strength."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Blur(_Filter):
+    """Gaussian blur."""
+
+    sigma: Annotated[float, Range(0.1, 8, 0.1), "width in pixels"] = 1.5
+
+    def filtered(self, x: Images) -> Images:
+        """Blurred with a kernel of three sigma on each side."""
+        size = min(2 * round(3 * self.sigma) + 1, 2 * (min(x.shape[2:]) // 2) - 1)
+        return gaussian_blur(x, [size, size], [self.sigma, self.sigma])
+
+
+@dataclass(frozen=True)
+class JPEGControl(_Filter):
+    """A JPEG file, decoded again."""
+
+    quality: Annotated[int, Range(5, 95, 5), "of the file"] = 50
+
+    def filtered(self, x: Images) -> Images:
+        """Every image through Pillow's encoder."""
+        rows = [self._file(row.permute(1, 2, 0)) for row in to_levels(x).cpu()]
+        return torch.stack(rows).to(x)
+
+    def _file(self, levels: torch.Tensor) -> torch.Tensor:
+        buffer = io.BytesIO()
+        Image.fromarray(levels.numpy()).save(buffer, format="JPEG", quality=self.quality)
+        with Image.open(buffer) as image:
+            data = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+        return from_levels(data.view(*levels.shape).permute(2, 0, 1))

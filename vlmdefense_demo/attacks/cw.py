@@ -1,0 +1,80 @@
+"""C&W: trade the size of the change against the margin, and search for the best rate of exchange.
+
+Source: Carlini & Wagner, "Towards Evaluating the Robustness of Neural Networks", IEEE S&P 2017
+(arXiv 1608.04644). Differs from common libraries: the right label is masked with minus infinity
+(multiplying by zero loses the gradient where all logits are negative), pixels at 0 and 1 keep a
+finite inverse, and success is judged on the rounded image with a straight-through gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from vlmdefense_demo.attacks.base import Attacker
+from vlmdefense_demo.attacks.minimal import Closest
+from vlmdefense_demo.geometry import LEVELS, Ball
+from vlmdefense_demo.losses import margin
+from vlmdefense_demo.run import Run
+from vlmdefense_demo.spec import Range
+from vlmdefense_demo.types import Goal, Images, LogitFn
+
+INSIDE = 0.999999
+SMALLEST, LARGEST = 1e-10, 1e10
+
+
+@dataclass(frozen=True)
+class CW(Attacker):
+    """Adam on w, x = (tanh w + 1) / 2, minimising ||x - x0||^2 + c max(-margin, -kappa).
+
+    c is searched per image: raised tenfold until it succeeds, then halved in between.
+    """
+
+    searches: Annotated[int, Range(1, 9, 1), "values of c tried"] = 4
+    steps: Annotated[int, Range(1, 300, 1), "Adam steps for each c"] = 60
+    learning_rate: Annotated[float, Range(0.001, 0.2, 0.001), "of Adam"] = 0.01
+    confidence: Annotated[float, Range(0, 20, 0.5), "kappa: logits past the boundary"] = 0.0
+    trade: Annotated[float, Range(0.001, 100, 0.001), "first c"] = 1.0
+
+    @property
+    def ball(self) -> Ball:
+        """No bound: the smallest success is delivered."""
+        return Ball("free")
+
+    def __call__(self, target: LogitFn, x: Images, goal: Goal, *, run: Run) -> Images:
+        """(B, 3, H, W) -> the closest adversarial images found; searches x steps f + b."""
+        found = Closest.of(x)
+        c = torch.full((len(x),), self.trade, device=x.device)
+        low, high = torch.zeros_like(c), torch.full_like(c, LARGEST)
+        for i in range(self.searches):
+            won = self._descend(target, x, goal, c, found, run.child(f"search{i}"))
+            high, low = torch.where(won, c, high), torch.where(won, low, c)
+            c = torch.where(high < LARGEST, (low + high) / 2, c * 10)
+        return found.images
+
+    def _descend(
+        self, target: LogitFn, x: Images, goal: Goal, c: Tensor, found: Closest, run: Run
+    ) -> Tensor:
+        """One run of Adam from the clean image; (B,) bool, whether it ever succeeded."""
+        with torch.enable_grad():
+            w = torch.atanh((2 * x - 1) * INSIDE).requires_grad_()
+        adam = torch.optim.Adam([w], lr=self.learning_rate)
+        ever = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        for i in range(self.steps):
+            run.step(i, self.steps)
+            with torch.enable_grad():
+                smooth = (w.tanh() + 1) / 2
+                rounded = (smooth * LEVELS).round() / LEVELS
+                value = goal.maximise(target(smooth + (rounded - smooth).detach()), margin)
+                distance = (smooth - x).square().flatten(1).sum(1)
+                loss = distance + c * (-value).clamp_min(-self.confidence)
+                w.grad = torch.autograd.grad(loss.sum(), w)[0]
+            run.record("margin", value)
+            won = value.detach() > self.confidence
+            found.update(rounded.detach(), x, won)
+            ever |= won
+            adam.step()
+        return ever

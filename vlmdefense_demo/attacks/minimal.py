@@ -1,0 +1,87 @@
+"""DDN: how small can a perturbation be? The ball shrinks while the attack wins, grows while not.
+
+Source: Rony et al., "Decoupling Direction and Norm", CVPR 2019 (arXiv 1811.09600). Rounding to 256
+levels happens inside the loop, so what is found survives the file.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from vlmdefense_demo.attacks.base import Attacker
+from vlmdefense_demo.geometry import LEVELS, Ball
+from vlmdefense_demo.losses import LOSSES, margin
+from vlmdefense_demo.run import Run
+from vlmdefense_demo.spec import Range
+from vlmdefense_demo.types import Goal, Images, LogitFn
+
+
+@dataclass
+class Closest:
+    """The nearest successful image so far; where there is none, the last one seen."""
+
+    images: Images
+    distance: Tensor  # (B,) inf where none succeeded
+
+    @classmethod
+    def of(cls, x: Images) -> Closest:
+        """Nothing found yet."""
+        return cls(x, torch.full((len(x),), torch.inf, device=x.device))
+
+    def update(self, x: Images, x0: Images, won: Tensor) -> None:
+        """Take over what succeeded closer, or anything while nothing has."""
+        distance = (x - x0).flatten(1).norm(dim=1)
+        closer = won & (distance < self.distance)
+        take = closer | self.distance.isinf()
+        self.images = torch.where(take[:, None, None, None], x, self.images)
+        self.distance = torch.where(closer, distance, self.distance)
+
+
+@dataclass(frozen=True)
+class DDN(Attacker):
+    """Gradient steps give the direction, a radius of its own the length.
+
+    Update: d <- d + a g / ||g||, a falls from 1 to 0.01 along a cosine; the radius is multiplied by
+    1 - gamma after a success, by 1 + gamma after a failure; d is scaled to it and rounded.
+    """
+
+    steps: Annotated[int, Range(1, 300, 1), "gradient steps"] = 50
+    radius: Annotated[float, Range(0.1, 20, 0.1), "first radius, L2 in pixel units"] = 1.0
+    gamma: Annotated[float, Range(0.01, 0.5, 0.01), "change of the radius in a step"] = 0.05
+
+    @property
+    def ball(self) -> Ball:
+        """No bound: the smallest success is delivered."""
+        return Ball("free")
+
+    def __call__(self, target: LogitFn, x: Images, goal: Goal, *, run: Run) -> Images:
+        """(B, 3, H, W) -> the closest adversarial images found; N + 1 forwards, N backwards."""
+        delta = torch.zeros_like(x)
+        radius = torch.full((len(x), 1, 1, 1), self.radius, device=x.device)
+        found = Closest.of(x)
+        for i in range(self.steps):
+            run.step(i, self.steps)
+            with torch.enable_grad():
+                leaf = (x + delta).detach().requires_grad_()
+                logits = target(leaf)
+                value = goal.maximise(logits.detach(), margin)
+                gradient = torch.autograd.grad(goal.maximise(logits, LOSSES["ce"]).sum(), leaf)[0]
+            run.record("margin", value)
+            found.update(leaf.detach(), x, value > 0)
+            step = 0.01 + 0.99 * (1 + math.cos(math.pi * i / self.steps)) / 2
+            length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
+            delta = delta + step * gradient / length
+            grow = torch.where(value > 0, 1 - self.gamma, 1 + self.gamma)
+            radius = radius * grow[:, None, None, None]
+            length = delta.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
+            ahead = (x + delta * radius / length).clamp(0, 1)
+            delta = (ahead * LEVELS).round() / LEVELS - x
+        with torch.no_grad():
+            last = x + delta
+            found.update(last, x, goal.maximise(target(last), margin) > 0)
+        return found.images

@@ -1,0 +1,97 @@
+"""Momentum and input diversity: attacks that carry over to models they never saw.
+
+Sources: MI-FGSM, Dong et al., CVPR 2018 (arXiv 1710.06081); DI-FGSM, Xie et al., CVPR 2019
+(arXiv 1803.06978). MI-FGSM with `keep="last"` is bit-identical to torchattacks, which however
+divides zero by zero where the gradient vanishes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlmdefense_demo.attacks.ascent import Ascent, Move, logit_objective
+from vlmdefense_demo.attacks.base import Attacker, Eps
+from vlmdefense_demo.geometry import project_linf
+from vlmdefense_demo.losses import LOSSES
+from vlmdefense_demo.run import Run
+from vlmdefense_demo.spec import Range
+from vlmdefense_demo.types import Goal, Images, LogitFn
+
+Steps = Annotated[int, Range(1, 200, 1), "gradient steps"]
+Decay = Annotated[float, Range(0, 2, 0.1), "how much of the earlier gradients is kept"]
+
+
+def momentum_move(x0: Images, eps: float, step_size: float, decay: float) -> Move:
+    """A sign step along the running sum of gradients of mean size one. Keeps the sum: use once."""
+    total = torch.zeros_like(x0)
+
+    def move(x: Images, gradient: Tensor) -> Images:
+        nonlocal total
+        size = gradient.abs().mean(dim=(1, 2, 3), keepdim=True)
+        total = gradient / size.clamp_min(1e-12) + total * decay
+        return project_linf(x + step_size * total.sign(), x0, eps)
+
+    return move
+
+
+def diverse(x: Images, run: Run, smallest: float, probability: float) -> Images:
+    """With some probability shrink each image to `smallest` .. 1 of its side and pad it with zeros.
+
+    Differentiable; row i's draw depends only on run's id i.
+    """
+    height, width = x.shape[2:]
+    draw = run.uniform(torch.empty(len(x), 4))
+    rows = []
+    for row, (coin, scale, down, right) in zip(x, draw.tolist(), strict=True):
+        h = round(height * (smallest + (1 - smallest) * scale))
+        w = round(width * (smallest + (1 - smallest) * scale))
+        top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
+        small = F.interpolate(row[None], (h, w), mode="bilinear", align_corners=False)
+        padded = F.pad(small, (left, width - w - left, top, height - h - top))
+        rows.append(padded if coin < probability else row[None])
+    return torch.cat(rows)
+
+
+@dataclass(frozen=True)
+class MIFGSM(Attacker):
+    """Sign steps of eps / N along an accumulated gradient.
+
+    Update: m <- m * decay + g / mean|g|; x <- clip(x + (eps / N) sign m).
+    """
+
+    eps: Eps = 8 / 255
+    steps: Steps = 10
+    decay: Decay = 1.0
+
+    def __call__(self, target: LogitFn, x: Images, goal: Goal, *, run: Run) -> Images:
+        """(B, 3, H, W) -> adversarial images of the same shape, inside the ball."""
+        return self.ascend(target, x, goal, run)
+
+    def ascend(self, target: LogitFn, x: Images, goal: Goal, run: Run) -> Images:
+        """The loop on any function of the pixels."""
+        move = momentum_move(x, self.eps, self.eps / self.steps, self.decay)
+        objective = logit_objective(target, goal, LOSSES["ce"])
+        return Ascent(self.steps, keep="last")(objective, move, x, run)[0]
+
+
+@dataclass(frozen=True)
+class DIFGSM(MIFGSM):
+    """MI-FGSM through a randomly shrunken and shifted image at every step."""
+
+    smallest: Annotated[float, Range(0.5, 1, 0.05), "smallest side, share of the image"] = 0.9
+    probability: Annotated[float, Range(0, 1, 0.1), "of shrinking in a step"] = 0.5
+
+    def __call__(self, target: LogitFn, x: Images, goal: Goal, *, run: Run) -> Images:
+        """(B, 3, H, W) -> adversarial images of the same shape, inside the ball."""
+        calls = count()
+        through: Callable[[Images], Tensor] = lambda pixels: target(  # noqa: E731
+            diverse(pixels, run.child(f"step{next(calls)}"), self.smallest, self.probability)
+        )
+        return self.ascend(through, x, goal, run)

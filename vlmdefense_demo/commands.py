@@ -1,0 +1,186 @@
+"""What the commands of `python -m vlmdefense_demo` do; heavy imports wait until one is chosen."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from vlmdefense_demo.errors import InvalidParameter
+from vlmdefense_demo.survey import SURVEY, entry
+from vlmdefense_demo.types import Card
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Attack one picture, defend it, print the cards."""
+    from vlmdefense_demo import engine
+    from vlmdefense_demo.images import fit, read_upload, to_pixels
+    from vlmdefense_demo.ladder import BATCH, INTERACTIVE
+    from vlmdefense_demo.models.catalog import load_model
+    from vlmdefense_demo.request import AWARE, Aim, Request
+
+    settings = _settings(args.set)
+    sized = "eps" in entry(args.attack, "attack").cls.__dataclass_fields__  # type: ignore[attr-defined]
+    attack_params = ({"eps": args.eps} if sized else {}) | settings.pop(args.attack, {})
+    chosen = _listed(args.defenses)
+    backbone = load_model(args.model, args.device)
+
+    def pixels(path: str) -> Any:
+        how = backbone.preprocess
+        return to_pixels(fit(read_upload(path).image, how.size, how.squash))
+
+    aim = Aim.at(args.target)
+    if args.goal or args.target_image:
+        picture = pixels(args.target_image) if args.target_image else None
+        aim = Aim(args.goal or "picture", args.target, picture)
+    request = Request(
+        pixels(args.image), args.labels.split(","), args.template, args.attack, attack_params,
+        {id: settings.pop(id, {}) for id in chosen}, args.truth, aim, args.seed,
+        rungs=() if args.attacker == "unaware" else AWARE,
+        climb=args.attacker != "every-rung",
+        budget=BATCH if args.budget == "batch" else INTERACTIVE,
+    )  # fmt: skip
+    if settings:
+        raise InvalidParameter(f"--set names methods that do not run: {', '.join(settings)}.")
+    cards = list({card.method: card for card in engine.compare(request, backbone)}.values())
+    if args.out:
+        _write(args, cards, request)
+    if args.json:
+        text = json.dumps([card.to_json() for card in cards], indent=1, ensure_ascii=False) + "\n"
+        if args.json == "-":
+            _echo(text)
+        else:
+            Path(args.json).write_text(text, encoding="utf-8")
+    else:
+        _echo("".join(_line(card) for card in cards))
+    return 0
+
+
+def _write(args: argparse.Namespace, cards: list[Card], request: Any) -> None:
+    from vlmdefense_demo.export import write_story
+
+    labels = cards[0].clean.labels if cards[0].clean else ()
+    badge = (
+        f"precomputed · {args.model} · {entry(args.attack).title} · ε {args.eps:g}/255 · "
+        f"seed {args.seed} · {cards[0].device}, {date.today():%B %Y}"
+    )
+    about = {"model": args.model, "labels": list(labels), "seed": args.seed, "badge": badge}
+    write_story(args.out, request.image, cards, about)
+
+
+def _line(card: Card) -> str:
+    if card.error:
+        return f"{card.title:12} {card.error}\n"
+    clean = f"{card.clean.label} {card.clean.prob:.0%}" if card.clean else ""
+    attacked = f"{card.attacked.label} {card.attacked.prob:.0%}" if card.attacked else ""
+    cost = f"{1000 * card.cost.seconds:.0f} ms  {card.cost.passes()}" if card.cost else ""
+    rungs = "".join(
+        f"{'':14}{rung.name:10} {rung.verdict:12} {rung.cost.passes()}, {rung.cost.seconds:.1f} s: "
+        f"{rung.how}\n"
+        for rung in card.ladder[1:]
+    )
+    return f"{card.title:12} {clean:24} {attacked:24} {card.verdict or '':12} {cost}\n{rungs}"
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """["rtpt.views=32"] -> {"rtpt": {"views": 32}}; values are JSON or plain text."""
+    out: dict[str, dict[str, Any]] = {}
+    for pair in pairs:
+        name, equals, raw = pair.partition("=")
+        method, dot, field = name.partition(".")
+        if not (equals and dot):
+            raise InvalidParameter(f"--set expects METHOD.FIELD=VALUE, got {pair!r}.")
+        try:
+            value = json.loads(raw)
+        except ValueError:
+            value = raw
+        out.setdefault(entry(method).id, {})[field] = value
+    return out
+
+
+def trial(args: argparse.Namespace) -> int:
+    """Attacks and ladders over many photos."""
+    import torch
+
+    from vlmdefense_demo import trial_report, trials
+    from vlmdefense_demo.ladder import BATCH, INTERACTIVE
+    from vlmdefense_demo.models.catalog import load_model
+
+    budget = BATCH if args.budget == "batch" else INTERACTIVE
+    if args.fresh is not None:
+        budget = replace(budget, fresh=args.fresh)
+    if args.table_only is None:
+        plan = trials.Plan(
+            _listed(args.attacks),
+            tuple(_number(eps) for eps in _listed(args.eps)),
+            _listed(args.defenses),
+            _listed(args.rungs),  # type: ignore[arg-type]
+            budget,
+            _settings(args.set),
+        )
+        photos = trials.chosen_photos(args.images, args.photos, _shard(args.shard))
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        trials.measure(plan, load_model(args.model, args.device), photos, args.file)
+    rows = trial_report.read_rows(*(args.table_only or [args.file]))
+    for line in (*trial_report.table(rows), *trial_report.indicators(rows)):
+        _echo(f"{line}\n")
+    return 0
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidParameter(f"--eps expects numbers, got {text!r}.") from None
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """ "0/2" -> (0, 2)."""
+    one, slash, all_ = text.partition("/")
+    if not (slash and one.isdigit() and all_.isdigit() and int(one) < int(all_)):
+        raise InvalidParameter(f"--shard expects I/N with I below N, got {text!r}.")
+    return int(one), int(all_)
+
+
+def methods(args: argparse.Namespace) -> int:
+    """Every attack and defence."""
+    if args.json:
+        _echo(json.dumps([row.public() for row in SURVEY.values()], indent=1) + "\n")
+    else:
+        _echo("".join(f"{r.id:8} {r.kind:8} {r.paradigm:14} {r.venue} {r.year}  {r.title}\n"
+                      for r in SURVEY.values()))  # fmt: skip
+    return 0
+
+
+def speed(args: argparse.Namespace) -> int:
+    """Time attack and defences against their bare passes."""
+    from vlmdefense_demo.models.catalog import load_model
+    from vlmdefense_demo.speed import measure
+
+    for line in measure(load_model(args.model, args.device)):
+        _echo(f"{line}\n")
+    return 0
+
+
+def train(args: argparse.Namespace) -> int:
+    """Make the weights in assets/, or check them."""
+    from vlmdefense_demo.training import recipes
+
+    for line in recipes.run(args):
+        _echo(f"{line}\n")
+    return 0
+
+
+def _echo(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,45 @@
+"""What every defence's dataclass derives from."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import ClassVar
+
+from vlmdefense_demo.models.classifier import ZeroShotClassifier
+from vlmdefense_demo.run import Run
+from vlmdefense_demo.spec import Parameters
+from vlmdefense_demo.types import Adaptive, Cost, DefenseResult, Images, LogitFn, Logits
+
+
+class Defender(Parameters):
+    """A defence: `__call__(clf, x, *, run) -> DefenseResult`.
+
+    Class attributes:
+        adaptive: how its gradient relates to the truth: "exact", "bpda" or "eot".
+        stochastic: whether its answer depends on a draw.
+        recipe: what an attacker who knows it does, in one sentence.
+    """
+
+    adaptive: ClassVar[Adaptive]
+    stochastic: ClassVar[bool]
+    recipe: ClassVar[str]
+
+    def __call__(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> DefenseResult:
+        """(B, 3, H, W) -> logits under the defence, in the ambient grad mode."""
+        raise NotImplementedError
+
+    def expected_cost(self, n_labels: int) -> Cost:
+        """Passes per image."""
+        raise NotImplementedError
+
+    def surrogate(self, clf: ZeroShotClassifier, run: Run) -> LogitFn:
+        """What the attacker who knows the defence differentiates: the defence, drawn anew per call.
+
+        Override it where a smoother or cheaper function leads an attacker further.
+        """
+        calls = count()
+
+        def target(x: Images) -> Logits:
+            return self(clf, x, run=run.child(f"draw{next(calls)}")).logits
+
+        return target

@@ -1,0 +1,149 @@
+"""One defence of a comparison: both images, its gradient checks, the attackers who know it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from vlmdefense_demo import masking
+from vlmdefense_demo.defenses.base import Defender
+from vlmdefense_demo.errors import Cancelled, DemoError
+from vlmdefense_demo.geometry import LEVELS
+from vlmdefense_demo.images import from_png
+from vlmdefense_demo.judging import judge, predict
+from vlmdefense_demo.ladder import Opponent, fresh_answers
+from vlmdefense_demo.run import Run
+from vlmdefense_demo.spec import shown
+from vlmdefense_demo.stage import Stage
+from vlmdefense_demo.survey import Entry, entry
+from vlmdefense_demo.types import (
+    Card,
+    Cost,
+    DefenseResult,
+    Images,
+    Logits,
+    Prediction,
+    Rung,
+    RungName,
+)
+
+
+@dataclass
+class Side:
+    """One defence of the comparison: its card as it grows."""
+
+    stage: Stage
+    row: Entry
+    method: Defender
+    card: Card = field(init=False)
+
+    def defend(self) -> Card:
+        """Both images under the defence; its own failure stays on its own card."""
+        stage, first = self.stage, self.stage.card
+        self.card = replace(
+            first, method=self.row.id, title=self.row.title, paradigm=self.row.paradigm,
+            params=shown(self.method), clean=None, attacked=None, verdict=None, cost=None,
+            slowdown=None, attack=None, flags=self.row.flags,
+        )  # fmt: skip
+        try:
+            clean, cost, result = self._answer(stage.x)
+            attacked = None
+            if stage.adversarial is not None:
+                attacked, cost, result = self._answer(stage.adversarial)
+        except Cancelled:
+            raise
+        except (DemoError, torch.cuda.OutOfMemoryError) as error:
+            self.card = replace(self.card, error=str(error))
+            return self.card
+        plain = first.cost.seconds if first.cost else 0.0
+        self.card = replace(
+            self.card,
+            clean=clean,
+            attacked=attacked,
+            verdict=judge(clean, attacked, first.right) if attacked else None,
+            cost=cost,
+            slowdown=cost.seconds / plain if plain else None,
+            notes=result.notes[0] if result.notes else (),
+        )
+        if attacked is not None and first.attack is not None and stage.adversarial is not None:
+            how = f"{entry(first.attack.method).title} against the undefended model"
+            spent, png = first.attack.cost, first.attack.png
+            self._add("transfer", how, stage.adversarial, attacked, spent, png)
+        return self.card
+
+    def check(self) -> Card:
+        """GM2, GM3, GM5 and GM11: the gradient through the defence, and whether it does anything."""
+        stage, goal = self.stage, self.stage.goal
+        assert goal is not None
+        assert self.card.clean is not None
+        assert stage.card.clean is not None
+        run = self._run()
+
+        def target(x: Images) -> Logits:
+            return self.method(stage.clf, x, run=run).logits
+
+        flags = masking.slope(target, stage.x, goal).flags()
+        flags += masking.probabilities(self.card.clean)
+        flags += masking.inactive(self.card.clean, stage.card.clean)
+        self.card = replace(self.card, flags=self.card.flags + flags)
+        return self.card
+
+    def climb(self) -> Iterator[Card]:
+        """The attackers who know the defence, and after them GM7."""
+        stage, request = self.stage, self.stage.request
+        attacker, goal = request.attacker(), stage.goal
+        assert attacker is not None
+        assert goal is not None
+        if self.card.verdict == "wrong_clean":
+            return
+        run = stage.run.child(f"{request.attack}/{self.row.id}")
+        opponent = Opponent(self.method, stage.clf, goal, attacker.ball, request.budget, run)
+        rungs = opponent.rungs()
+        for name in request.rungs:
+            if name not in rungs:
+                continue
+            how, attempt = rungs[name]
+            with stage.meter.stage() as cost:
+                images = attempt(stage.x, stage.adversarial if request.climb else None)
+            png = stage.png(images, {"defense": self.row.id, "rung": name})
+            delivered = from_png(png).to(stage.x)
+            self._add(name, how, delivered, self._once(delivered), cost, png)
+            yield self.card
+            if request.climb and self.card.ladder[-1].verdict == "fooled":
+                break
+        flags = masking.blind_beats_gradient(self.card.ladder)
+        if flags:
+            self.card = replace(self.card, flags=self.card.flags + flags)
+            yield self.card
+
+    def _add(
+        self, name: RungName, how: str, x: Images, answer: Prediction, cost: Cost, png: bytes
+    ) -> None:
+        stage, right = self.stage, self.stage.card.right
+        wrong, draws = None, 0
+        if self.method.stochastic and stage.request.rungs:
+            draws = stage.request.budget.fresh
+            logits = fresh_answers(self.method, stage.clf, x, draws, self._run())
+            answers = predict(stage.clf.labels, logits[:, 0])
+            wrong = sum(a.label not in right for a in answers) / draws
+        rung = Rung(
+            name, how, answer, judge(self.card.clean, answer, right), cost,
+            float((x - stage.x).abs().max() * LEVELS), wrong, draws, png,
+        )  # fmt: skip
+        self.card = replace(self.card, ladder=(*self.card.ladder, rung))
+
+    def _run(self) -> Run:
+        return self.stage.run.child(self.row.id)
+
+    def _once(self, x: Images) -> Prediction:
+        with torch.no_grad():
+            logits = self.method(self.stage.clf, x, run=self._run()).logits
+        return predict(self.stage.clf.labels, logits)[0]
+
+    def _answer(self, x: Images) -> tuple[Prediction, Cost, DefenseResult]:
+        run = self._run()
+        run.step(0, 1)  # a method of a single pass does not poll by itself
+        result, cost = self.stage.timed(lambda: self.method(self.stage.clf, x, run=run))
+        return predict(self.stage.clf.labels, result.logits)[0], cost, result
