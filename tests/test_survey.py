@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import re
 
@@ -41,8 +42,8 @@ def test_class_is_a_frozen_dataclass_of_parameters_that_can_be_called(row):
 
 @each_row
 def test_docstring_names_source_or_update_and_what_differs(row):
-    text = row.cls.__doc__
-    assert "Source:" in text or "Update:" in text
+    text = f"{inspect.getmodule(row.cls).__doc__}\n{row.cls.__doc__}"
+    assert re.search("Sources?:|Update:", text)
     assert row.status != "simplified" or "simplif" in text.lower() or "differs" in text.lower()
 
 
@@ -96,7 +97,7 @@ def test_attack_belongs_to_no_paradigm(row):
 def test_one_concept_has_one_name_across_all_methods():
     """`research/style.md` §4: names that mean the same as one in use are refused."""
     synonyms = {
-        "epsilon": "eps", "radius": "eps", "alpha": "step_size", "stepsize": "step_size",
+        "epsilon": "eps", "alpha": "step_size", "stepsize": "step_size",
         "lr": "learning_rate", "n_steps": "steps", "iterations": "steps", "n_iter": "steps",
         "n_restarts": "restarts", "num_views": "views", "n_views": "views", "temp": "temperature",
     }  # fmt: skip

@@ -139,7 +139,7 @@ def test_early_stop_ends_one_logit_past_the_boundary(linear, x):
     weight = (linear.weight[1] - linear.weight[0]).abs().sum()
     margin = (linear(x[:1])[0, 0] - linear(x[:1])[0, 1]).abs()
     needed = int(torch.ceil((margin + PAST_BOUNDARY) / (weight / 255)))
-    method = PGD(eps=32 / 255, step_size=1 / 255, steps=200)
+    method = PGD(eps=32 / 255, step_size=1 / 255, steps=200, stop_early=True)
     run = tiny.run_for(1)
     method(linear, x[:1], goal, run=run)
     series = torch.cat(run.trace["margin"])
@@ -156,7 +156,7 @@ def test_without_early_stop_all_steps_are_spent(linear, x):
 def test_early_stop_on_the_reference_net_takes_one_step():
     net, x = tiny.t0(), tiny.t0_images()[:1]
     run = tiny.run_for(1)
-    method = PGD(eps=8 / 255, step_size=8 / 255, steps=10)
+    method = PGD(eps=8 / 255, step_size=8 / 255, steps=10, stop_early=True)
     method(lambda pixels: 20 * net(pixels), x, Goal(net(x).argmax(1)), run=run)
     assert len(run.trace["margin"]) == 2  # clean, and after the one step that was enough
 
@@ -179,7 +179,7 @@ def test_restarts_are_skipped_once_every_image_is_finished(linear, x):
     linear.bias += torch.tensor([50.0, 0.0])
     wrong_already = Goal(torch.tensor([1, 1, 1]))
     run = tiny.run_for(3)
-    out = PGD(restarts=5)(linear, x, wrong_already, run=run)
+    out = PGD(restarts=5, stop_early=True)(linear, x, wrong_already, run=run)
     assert len(run.trace["margin"]) == 1
     assert torch.equal(out, x)
 

@@ -1,4 +1,8 @@
-"""Controls: changes of the same size that are no attack. If one of them fools, the photo is easy."""
+"""Controls: changes of the same size that are no attack. If one of them fools, the photo is easy.
+
+Source: Hendrycks & Dietterich, ICLR 2019 (arXiv 1903.12261), for blur and JPEG as corruptions; here
+they are clipped to the attack's ball, which differs from the benchmark.
+"""
 
 from __future__ import annotations
 

@@ -84,7 +84,11 @@ class Embedding(Attacker):
 
 @dataclass(frozen=True)
 class Caption(Attacker):
-    """Turn the image's embedding towards that of a text."""
+    """Turn the image's embedding towards that of a text.
+
+    Update: sign steps on the cosine of image and text features, inside the L-infinity ball.
+    Differs from the paper: the tower that is attacked is the tower that answers.
+    """
 
     needs: ClassVar[Needs] = "caption"
     eps: Eps = 8 / 255
@@ -110,6 +114,10 @@ class Caption(Attacker):
 
 @dataclass(frozen=True)
 class ImageTarget(Caption):
-    """Turn the image's embedding towards that of another picture."""
+    """Turn the image's embedding towards that of another picture.
+
+    Update: sign steps on the cosine of both pictures' features, inside the L-infinity ball.
+    Differs from the paper: the tower that is attacked is the tower that answers.
+    """
 
     needs: ClassVar[Needs] = "picture"

@@ -34,6 +34,7 @@ class Patch(Attacker):
 
     Update: p <- clip01(p + a sign grad L). "best of 9" tries a grey patch at nine places (9
     forwards) and takes the one that hurts most. Then N forwards and backwards, and 1 forward.
+    Differs from the paper: a patch for this image, not for every scene.
     """
 
     area: Annotated[float, Range(0.01, 0.3, 0.01), "share of the image"] = 0.05

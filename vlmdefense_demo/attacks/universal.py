@@ -16,7 +16,10 @@ from vlmdefense_demo.types import Goal, Images, LogitFn
 
 @dataclass(frozen=True)
 class Universal(Attacker):
-    """Add the model's stored perturbation, cut to the ball. Costs no pass."""
+    """Add the model's stored perturbation, cut to the ball. Costs no pass.
+
+    Differs from the paper: the perturbation was trained without labels.
+    """
 
     eps: Eps = 10 / 255
 
