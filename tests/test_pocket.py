@@ -17,7 +17,7 @@ from vlmdefense_demo.geometry import LEVELS
 from vlmdefense_demo.models.catalog import POCKET
 from vlmdefense_demo.ui.examples import EVERYDAY, examples
 
-GOLDEN = {"fooled": {"fgsm": 4, "pgd": 8}, "held": {"fare": 7, "rtpt": 8, "ttc": 4}}
+GOLDEN = {"fooled": {"fgsm": 4, "pgd": 8}, "held": {"fare": 7, "rtpt": 6, "ttc": 1}}
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ def test_prepare_reads_labels_from_lines_and_commas(form, pocket):
         ({"template": "{} {}"}, InvalidLabels, "exactly one {}"),
         ({"truth": "zebra"}, InvalidLabels, "“zebra” is not among the labels"),
         ({"target": "zebra"}, InvalidLabels, "“zebra” is not among the labels"),
-        ({"attack_params": {"eps": 99}}, InvalidParameter, "eps=99 is outside"),
+        ({"attack_params": {"eps": 129}}, InvalidParameter, "eps=129 is outside"),
         ({"attack_params": {"steps": 0}}, InvalidParameter, "steps=0 is outside"),
         ({"defenses": {"rtpt": {"views": 1}}}, InvalidParameter, "views=1 is outside"),
         ({"attack": "nope"}, DemoError, "Unknown attack 'nope'"),
@@ -88,7 +88,7 @@ def test_run_streams_clean_then_attacked_then_defences(site, form, pocket):
     assert "pair" not in shown[0]
     assert {"pair", "signed", "magnitude", "download"} <= shown[1]
     finals = [id for u in updates for id in DEFENSES if "How it decided" in str(u.get(id, ""))]
-    assert finals == ["fare", "ttc"]
+    assert finals == ["fare", "ttc"] * 2  # and again with their gradient checks
 
 
 def test_run_says_queued_running_and_off_before_it_is_done(site, form, pocket):
@@ -114,7 +114,7 @@ def test_the_picture_on_the_page_is_the_file_to_download(site, form, pocket):
 
 @pytest.mark.parametrize(
     "change",
-    [{"picture": None}, {"labels": "cat"}, {"attack_params": {"eps": 99}}, {"model": "nope"}],
+    [{"picture": None}, {"labels": "cat"}, {"attack_params": {"eps": 129}}, {"model": "nope"}],
 )
 def test_a_refused_form_says_why_and_loses_nothing_on_screen(site, form, pocket, change):
     *_, last = updates = list(handlers.run(site, replace(form, **change), "me"))
@@ -157,7 +157,7 @@ def test_a_failing_defence_is_a_card_and_the_others_still_run(site, form, pocket
 
 def test_stop_during_the_attack_clears_pictures_of_an_earlier_one(site, form, pocket, stop_at):
     stop_at("/pgd")
-    form = replace(form, attack_params={"eps": 0, "steps": 200})
+    form = replace(form, attack_params={"eps": 1, "steps": 200})
     *_, last = updates = list(handlers.run(site, form, "me"))
     assert words(last["status"]) == "Stopped."
     assert "failed" not in last["status"]
@@ -242,7 +242,7 @@ def test_untouched_controls_build_the_default_method():
 
 def test_a_slider_in_255ths_shows_whole_levels():
     slider = widgets(SURVEY["pgd"])["pgd", "eps"]
-    assert (slider.minimum, slider.maximum, slider.step, slider.value) == (0, 32, 1, 4)
+    assert (slider.minimum, slider.maximum, slider.step, slider.value) == (0, 128, 1, 4)
     assert slider.label == "eps (/255)"
 
 

@@ -62,6 +62,6 @@ def test_an_exception_inside_an_inner_loop_leaves_no_trace(site, full, monkeypat
 def test_stop_leaves_no_trace(site, full, stop_at, path):
     stop_at(path)
     ttc = {"tau": 4.0, "steps": 3}  # the gate is open, so that TTC takes a second step
-    attack = {"eps": 0, "steps": 4}  # never succeeds, so that PGD takes a second step
+    attack = {"eps": 1, "steps": 4}
     full = replace(full, attack_params=attack, defenses={**full.defenses, "ttc": ttc})
     assert "Stopped." in ended(site, full)
