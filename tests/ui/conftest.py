@@ -99,7 +99,7 @@ def form(photos: dict[str, Path]) -> Form:
     """What the page sends: a cat, three labels, three steps, two defences."""
     return Form(
         picture=str(photos["cat"]), labels="cat, dog\nlion", template="a photo of a {}.", truth="",
-        target="", model="pocket", attack="pgd", attack_params={"eps": 4, "steps": 3},
+        goal="wrong", target="", second=None, knows=False, model="pocket", attack="pgd", attack_params={"eps": 4, "steps": 3},
         defenses={"fare": {}, "ttc": {}}, seed=0,
     )  # fmt: skip
 

@@ -51,6 +51,10 @@ class Entry:
         """Whether the method has any parameter."""
         return bool(fields(self.cls))
 
+    def takes(self, name: str) -> bool:
+        """Whether the method has a parameter of this name."""
+        return any(f.name == name for f in fields(self.cls))
+
     def build(self, values: dict[str, Any] | None = None) -> Any:
         """An instance from display-unit values; raises InvalidParameter."""
         return build(self.cls, values)

@@ -6,6 +6,7 @@ the attack reached on the undefended model, a third, and the rest.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from vlmdefense_demo.flags import FLAGS
 from vlmdefense_demo.spec import Field, Range, fields
 from vlmdefense_demo.survey import PARADIGMS, entry
-from vlmdefense_demo.types import AttackReport, Card, Cost, Note, Paradigm, Prediction
+from vlmdefense_demo.types import AttackReport, Card, Cost, Note, Paradigm, Prediction, Rung, Verdict
 from vlmdefense_demo.ui import text
 
 SWATCHES = ("right", "wrong", "third")
@@ -37,12 +38,12 @@ def ranked(prediction: Prediction) -> list[tuple[str, float]]:
 def undefended(card: Card, order: Sequence[str], waiting: str = "attacking …") -> str:
     """The reference line above the three columns; `waiting` stands where there is no verdict."""
     chip = _chip(card) if card.attacked else _waiting(waiting)
-    attacked = _answer("attacked", card.attacked, card.reference, order) if card.attacked else ""
+    attacked = _answer("attacked", card.attacked, card.right, order) if card.attacked else ""
     device = escape(card.device)
     return (
         f'<article class="card wide none result" aria-label="Undefended">'
         f'<header><div><h3>Undefended</h3><span class="venue">the model as it is</span></div>'
-        f"</header>{_answer('clean', card.clean, card.reference, order)}{attacked or '<div></div>'}"
+        f"</header>{_answer('clean', card.clean, card.right, order)}{attacked or '<div></div>'}"
         f'<div class="tail">{_cost(card.cost, None, device)}{chip}</div></article>'
         f"{_legend(order)}"
     )
@@ -55,13 +56,16 @@ def defence(card: Card, order: Sequence[str]) -> str:
         body = f'<p class="error">{escape(card.error)}</p>'
     else:
         body = (
-            _answer("clean", card.clean, card.reference, order)
-            + _answer("attacked", card.attacked, card.reference, order)
+            _answer("clean", card.clean, card.right, order)
+            + _answer("attacked", card.attacked, card.right, order)
+            + _aware(card, order)
             + _ladder(card)
             + _cost(card.cost, card.slowdown, escape(card.device))
+            + _warnings(card.flags, row.flags)
             + _more(card)
         )
-    label = f"{row.title}: {text.VERDICTS[card.verdict][1]}" if card.verdict else row.title
+    verdict = _overall(card)
+    label = f"{row.title}: {text.VERDICTS[verdict][1]}" if verdict else row.title
     chip = '<span class="chip failed">did not run</span>' if card.error else _chip(card)
     return (
         f'<article class="card {card.paradigm} result" aria-label="{escape(label)}">'
@@ -102,18 +106,16 @@ def verdict(card: Card, badge: str) -> str:
     note = f'<span class="badge">{escape(badge)}</span>' if badge else ""
     return (
         f'<section class="verdict result">{note}<h2>{first} →'
-        f'<span class="{kind}">{second}</span></h2><dl>{facts}</dl></section>'
+        f'<span class="{kind}">{second}</span></h2><dl>{facts}</dl>{_warnings(card.flags)}</section>'
     )
 
 
 def _facts(card: Card, report: AttackReport) -> list[tuple[str, str]]:
-    steps = report.params.get("steps", 1)
-    used = f"{report.steps_used} of {steps} steps" if steps != 1 else "1 step"
     psnr = "identical" if report.psnr is None else f"{report.psnr:.1f} dB"
     forward = report.cost.image_forward - 1
     reference = "model's own answer" if card.pseudo else "yours"
     return [
-        ("Attack", f"{entry(report.method).title}, {used}"),
+        ("Attack", f"{entry(report.method).title}, {_used(report)}"),
         ("Result", "succeeded" if report.success else "failed"),
         ("Right answer", f"{escape(card.reference)} ({reference})"),
         ("L∞ of the file", f"{report.linf:g} / 255"),
@@ -125,6 +127,16 @@ def _facts(card: Card, report: AttackReport) -> list[tuple[str, str]]:
     ]
 
 
+def _used(report: AttackReport) -> str:
+    """Gradient steps spent, of those allowed where the method has a number of them."""
+    used, allowed = report.steps_used or 0, report.params.get("steps", 1)
+    if not used:
+        return "no gradient"
+    if used == 1 == allowed:
+        return "1 step"
+    return f"{used} of {allowed} steps" if used <= allowed else f"{used} gradient steps"
+
+
 def _header(method: str, chip: str) -> str:
     row = entry(method)
     paper = (
@@ -134,18 +146,24 @@ def _header(method: str, chip: str) -> str:
     return f'<header><h3>{escape(row.title)}</h3><span class="venue">{paper}</span>{chip}</header>'
 
 
+def _overall(card: Card) -> Verdict | None:
+    """The verdict against the strongest attacker that was tried."""
+    return "fooled" if card.broken_by else card.verdict
+
+
 def _chip(card: Card) -> str:
-    if card.verdict is None:
+    verdict = _overall(card)
+    if verdict is None:
         return ""
-    symbol, word = text.VERDICTS[card.verdict]
-    return f'<span class="chip {card.verdict}">{symbol} {word}</span>'
+    symbol, word = text.VERDICTS[verdict]
+    return f'<span class="chip {verdict}">{symbol} {word}</span>'
 
 
 def _waiting(words: str) -> str:
     return f'<span class="chip waiting">{escape(words)}</span>'
 
 
-def _answer(what: str, prediction: Prediction | None, right: str, order: Sequence[str]) -> str:
+def _answer(what: str, prediction: Prediction | None, right: Sequence[str], order: Sequence[str]) -> str:
     """One row: the answer in words above a bar of fixed class order."""
     if prediction is None:
         return ""
@@ -154,7 +172,7 @@ def _answer(what: str, prediction: Prediction | None, right: str, order: Sequenc
     parts.append(("rest", max(0.0, 1 - sum(p for _, p in parts))))
     bar = "".join(f'<i class="{n}" style="width:{100 * p:.2f}%"></i>' for n, p in parts if p > 0)
     words = ", ".join(f"{label} {probs.get(label, 0):.0%}" for label in order)
-    symbol = "✓" if prediction.label == right else "✗"
+    symbol = "✓" if prediction.label in right else "✗"
     return (
         f'<div class="vd-row"><span class="what">{what}</span><div>'
         f'<div class="answer"><b>{escape(prediction.label)}</b>'
@@ -164,18 +182,54 @@ def _answer(what: str, prediction: Prediction | None, right: str, order: Sequenc
     )
 
 
+def _aware(card: Card, order: Sequence[str]) -> str:
+    """What the attacker who knows the defence reached: a bar, and the file with what it cost."""
+    tried = [rung for rung in card.ladder if rung.name != "transfer"]
+    if not tried:
+        return ""
+    rung = next((r for r in tried if r.verdict == "fooled"), tried[-1])
+    return _answer("attacker knows", rung.attacked, card.right, order) + _story(rung)
+
+
+def _story(rung: Rung) -> str:
+    """Which attacker it was, its passes, the draws it did not know, and its picture."""
+    name = text.RUNGS[rung.name][0]
+    start = "Broken by" if rung.verdict == "fooled" else "Not broken; last tried:"
+    drawn = ""
+    if rung.wrong is not None:
+        drawn = f"; wrong in {round(rung.wrong * rung.draws)} of {rung.draws} fresh draws"
+    file = b64encode(rung.png).decode()
+    link = f' <a download="{rung.name}.png" href="data:image/png;base64,{file}">PNG</a>'
+    return (
+        f'<p class="story">{start} <b>{name}</b>: {escape(rung.how)}. {rung.cost.passes()}, '
+        f"{_seconds(rung.cost.seconds)}{drawn}.{link if rung.png else ''}</p>"
+    )
+
+
 def _ladder(card: Card) -> str:
+    """A chip for every attacker: held, fooled or not run."""
     if card.verdict is None:
         return ""
-    tried = text.VERDICTS[card.verdict][1]
+    found = {rung.name: rung.verdict for rung in card.ladder} | {"transfer": card.verdict}
     rungs = []
-    for name, meaning in text.RUNGS.items():
-        kind, words = (card.verdict, tried) if name == "unaware" else ("notrun", "not run")
+    for name, (title, meaning) in text.RUNGS.items():
+        verdict = found.get(name)
+        kind, words = (verdict, text.VERDICTS[verdict][1]) if verdict else ("notrun", "not run")
         rungs.append(
-            f'<span title="attack {escape(meaning)}">{name} '
+            f'<span title="attack {escape(meaning)}">{title} '
             f'<span class="rung {kind}">{words}</span></span>'
         )
     return f'<div class="ladder">{"".join(rungs)}</div>'
+
+
+def _warnings(flags: Sequence[str], always: Sequence[str] = ()) -> str:
+    """What was found on this picture; each word opens its paragraph."""
+    found = "".join(
+        f'<details class="flag"><summary>⚑ {FLAGS[f][0]}</summary><p>{FLAGS[f][1]}</p></details>'
+        for f in flags
+        if f not in always
+    )
+    return f'<div class="flags">{found}</div>' if found else ""
 
 
 def _cost(cost: Cost | None, slowdown: float | None, device: str) -> str:
@@ -193,7 +247,7 @@ def _more(card: Card) -> str:
     facts = [(escape(note.title), _note(note)) for note in card.notes]
     facts += [(f.name.replace("_", " "), _shown(f, card.params)) for f in fields(row.cls)]
     rows = "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in facts)
-    flags = "".join(f"<p><b>{FLAGS[f][0]}</b>: {FLAGS[f][1]}</p>" for f in card.flags)
+    flags = "".join(f"<p><b>{FLAGS[f][0]}</b>: {FLAGS[f][1]}</p>" for f in row.flags)
     return (
         f'<details class="more"><summary>How it decided</summary><p>{escape(row.idea)}</p>'
         f"<dl>{rows}</dl>{flags}</details>"

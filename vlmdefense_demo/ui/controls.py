@@ -14,9 +14,9 @@ Key = tuple[str, str]
 Widgets = dict[Key, gr.components.Component]
 
 
-def widgets(row: Entry, skip: tuple[str, ...] = ()) -> Widgets:
+def widgets(row: Entry, skip: tuple[str, ...] = (), visible: bool = True) -> Widgets:
     """One widget a field, in display units; fields named in `skip` have a widget elsewhere."""
-    return {(row.id, f.name): _widget(f) for f in fields(row.cls) if f.name not in skip}
+    return {(row.id, f.name): _widget(f, visible) for f in fields(row.cls) if f.name not in skip}
 
 
 def collect(row: Entry, found: Widgets, values: Mapping[Any, Any]) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def collect(row: Entry, found: Widgets, values: Mapping[Any, Any]) -> dict[str, 
     return {name: values[widget] for (id, name), widget in found.items() if id == row.id}
 
 
-def _widget(f: Field) -> gr.components.Component:
+def _widget(f: Field, visible: bool) -> gr.components.Component:
     name = f.name.replace("_", " ")
     if isinstance(f.domain, Range):
         unit = f" ({f.domain.unit})" if f.domain.unit else ""
@@ -35,7 +35,9 @@ def _widget(f: Field) -> gr.components.Component:
             step=f.shown(f.domain.step) if f.domain.step else None,
             label=f"{name}{unit}",
             info=f.help,
+            visible=visible,
         )
     if isinstance(f.domain, Choice):
-        return gr.Dropdown(list(f.domain.options), value=f.default, label=name, info=f.help)
-    return gr.Checkbox(f.default, label=name, info=f.help)
+        options = list(f.domain.options)
+        return gr.Dropdown(options, value=f.default, label=name, info=f.help, visible=visible)
+    return gr.Checkbox(f.default, label=name, info=f.help, visible=visible)

@@ -17,9 +17,9 @@ from vlmdefense_demo.heatmap import gain_for, magnitude, signed_difference
 from vlmdefense_demo.images import fit, from_png, read_upload, to_array, to_pixels, to_png
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.catalog import load_model
-from vlmdefense_demo.request import Aim, Request, check_request
+from vlmdefense_demo.request import AWARE, Aim, Request, check_request
 from vlmdefense_demo.run import Progress
-from vlmdefense_demo.survey import methods
+from vlmdefense_demo.survey import entry, methods
 from vlmdefense_demo.types import AttackReport, Card, Images
 from vlmdefense_demo.ui import cards as html
 from vlmdefense_demo.ui import text
@@ -44,7 +44,10 @@ class Form:
     labels: str
     template: str
     truth: str
+    goal: str
     target: str
+    second: str | None
+    knows: bool
     model: str
     attack: str
     attack_params: Mapping[str, Any]
@@ -74,21 +77,34 @@ def prepare(form: Form, backbone: Backbone) -> Request:
     """
     if not form.picture:
         raise DemoError("There is no picture yet.", "Choose an example or drop one of your own.")
-    preprocess = backbone.preprocess
-    image = fit(read_upload(form.picture).image, preprocess.size, preprocess.squash)
     request = Request(
-        to_pixels(image),
+        _pixels(form.picture, backbone),
         form.labels.replace("\n", ",").split(","),
         form.template,
         form.attack,
         form.attack_params,
         form.defenses,
         form.truth.strip() or None,
-        Aim.at(form.target.strip()),
+        _aim(form, backbone),
         int(form.seed),
+        rungs=AWARE if form.knows else (),
     )
     check_request(request)
     return request
+
+
+def _pixels(path: str, backbone: Backbone) -> Images:
+    how = backbone.preprocess
+    return to_pixels(fit(read_upload(path).image, how.size, how.squash))
+
+
+def _aim(form: Form, backbone: Backbone) -> Aim:
+    """The goal of the form; a target that was typed under "any wrong answer" is meant."""
+    target = form.target.strip()
+    if form.goal == "wrong":
+        return Aim.at(target)
+    second = _pixels(form.second, backbone) if form.goal == "picture" and form.second else None
+    return Aim(form.goal, target, second)  # type: ignore[arg-type]
 
 
 def run(site: Site, form: Form, session: str) -> Iterator[Update]:
@@ -149,7 +165,7 @@ def show(site: Site, form: Form, done: Sequence[Card], clean: Images) -> Update:
         "undefended": html.undefended(card, order),
         "verdict": html.verdict(card, ""),
     }
-    if card.attack is not None:
+    if card.attack is not None and sum(c.attack is not None for c in done) == 1:
         update |= pictures(site, clean, card.attack) | _next(form, done)
     return update
 
@@ -159,7 +175,8 @@ def pictures(site: Site, clean: Images, report: AttackReport) -> Update:
     before, after = to_array(clean), to_array(from_png(report.png))
     top = max(report.linf, float(report.params.get("eps", 0)), 1)
     gain = gain_for(top)
-    name = f"adversarial-{report.method}-{report.params.get('eps', 0):g}of255.png"
+    size = f"-{report.params['eps']:g}of255" if "eps" in report.params else ""
+    name = f"adversarial-{report.method}{size}.png"
     path = site.outbox.put(report.png, name)
     original = site.outbox.put(to_png(clean), "clean.png")
     return {
@@ -231,17 +248,26 @@ def _next(form: Form, done: Sequence[Card]) -> Update:
 def _progress(step: Step, done: Sequence[Card], say: Sequence[str]) -> str:
     if not done:
         return say[-1] if say else "Waiting for the processor …"
-    return f"{step.method.split('/')[0] or 'Attack'}: step {step.done + 1} of {step.total}"
+    words = f"step {step.done + 1} of {step.total}"
+    attack, *more = step.method.split("/")
+    if more and more[0] in DEFENSES:
+        rung = text.RUNGS.get(more[1] if len(more) > 1 else "", ("", ""))[0]
+        return f"An attacker who knows {entry(more[0]).title}, {rung}: {words}"
+    return f"{attack or 'Attack'}: {words}"
 
 
 def _summary(done: Sequence[Card]) -> str:
-    """How many defences held, of those that were right on the clean picture."""
-    verdicts = [c.verdict for c in done if c.method != "undefended" and c.verdict]
-    missed = verdicts.count("wrong_clean")
-    if not verdicts:
+    """How many defences held, of those that were right on the clean picture, attacker by attacker."""
+    newest = {card.method: card for card in done if card.method != "undefended" and card.verdict}
+    judged = [card for card in newest.values() if card.verdict != "wrong_clean"]
+    if not newest:
         return "Done."
-    return (
-        f"Done: {verdicts.count('held')} of {len(verdicts) - missed} defences held against an "
-        f"attacker who does not know them{f'; {missed} wrong on clean' if missed else ''}. "
-        f"One picture: no statistical claim."
+    missed = len(newest) - len(judged)
+    held = sum(card.verdict == "held" for card in judged)
+    words = (
+        f"Done: {held} of {len(judged)} defences held against an attacker who does not know them"
     )
+    if any(len(card.ladder) > 1 for card in judged):
+        words += f", {sum(not card.broken_by for card in judged)} against one who does"
+    missing = f"; {missed} wrong on clean" if missed else ""
+    return f"{words}{missing}. One picture: no statistical claim."

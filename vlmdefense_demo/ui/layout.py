@@ -15,7 +15,7 @@ from vlmdefense_demo.export import Story, read_story
 from vlmdefense_demo.images import fit, from_png, read_upload
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE
 from vlmdefense_demo.models.catalog import ASSETS, MODELS
-from vlmdefense_demo.survey import PARADIGMS, methods
+from vlmdefense_demo.survey import PARADIGMS, attacker, methods
 from vlmdefense_demo.types import Paradigm
 from vlmdefense_demo.ui import api, events, handlers, text
 from vlmdefense_demo.ui import cards as html
@@ -110,12 +110,12 @@ def _verdict(page: Controls, first: dict[str, Any]) -> None:
 
 
 def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
-    attacks = [(e.title, e.id) for e in methods("attack").values()]
+    attacks = [(e.title, e.id) for e in methods("attack").values() if attacker(e).interactive]
     with gr.Column(elem_classes="vd-panel", elem_id="strip"):
         with gr.Row(elem_id="controls"):
-            page.attack = gr.Radio(
+            page.attack = gr.Dropdown(
                 attacks, value=first["attack"], label="Attack", elem_id="attack", scale=3,
-                min_width=180,
+                min_width=170,
             )  # fmt: skip
             page.eps = gr.Radio(
                 list(EPS),
@@ -130,10 +130,18 @@ def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
                 200,
                 first["steps"],
                 step=1,
-                label="Steps of PGD",
+                label="Steps",
                 elem_id="steps",
+                scale=3,
+                min_width=180,
+            )
+            page.knows = gr.Radio(
+                list(text.ATTACKERS),
+                value=first["knows"],
+                label="The attacker",
+                elem_id="knows",
                 scale=4,
-                min_width=200,
+                min_width=230,
             )
             page.out["stop"] = gr.Button(
                 "Stop", interactive=False, elem_id="stop", scale=1, min_width=90
@@ -142,9 +150,13 @@ def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
                 "Attack & defend", variant="primary", elem_id="go", scale=2, min_width=190
             )
         page.out["status"] = gr.HTML(handlers.status(""), elem_id="status")
-        with gr.Accordion("Details: goal, prompt, model, step size, seed", open=False):
+        with gr.Accordion("Details: goal, prompt, model, settings of the attack, seed", open=False):
             with gr.Row():
                 page.truth = gr.Textbox(label="Right answer", info=text.TRUTH_HELP, elem_id="truth")
+                page.goal = gr.Dropdown(
+                    [(words, kind) for kind, words in text.GOALS.items()], value="wrong",
+                    label="Goal of the attack", elem_id="goal",
+                )  # fmt: skip
                 page.target = gr.Textbox(
                     label="Target answer", info=text.TARGET_HELP, elem_id="target"
                 )
@@ -156,8 +168,14 @@ def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
                     info="Others than pocket are downloaded once.",
                 )  # fmt: skip
             with gr.Row():
+                page.second = photo_input(
+                    height=140, label="Second picture", sources=["upload"], buttons=[],
+                    visible=False, elem_id="second", alt_text="The picture to imitate",
+                )  # fmt: skip
                 for row in methods("attack").values():
-                    page.params |= widgets(row, skip=("eps", "steps"))
+                    if attacker(row).interactive:
+                        shown = row.id == first["attack"]
+                        page.params |= widgets(row, skip=("eps", "steps"), visible=shown)
                 page.seed = gr.Number(
                     first["seed"], label="seed", info="of all noise", precision=0, minimum=0,
                     maximum=2**31 - 1, elem_id="seed",
@@ -196,7 +214,7 @@ def _first_paint(site: Site, story: Story | None) -> dict[str, Any]:
     """The values every output and control starts with; without a story only the controls."""
     preset, labels = next(iter(PRESETS.items()))
     controls = {"preset": preset, "labels": labels, "attack": "pgd", "eps": 4, "steps": 10,
-                "seed": 0}  # fmt: skip
+                "seed": 0, "knows": False}  # fmt: skip
     if story is None:
         return controls
     card, *rest = story.cards
@@ -206,6 +224,7 @@ def _first_paint(site: Site, story: Story | None) -> dict[str, Any]:
     labels = tuple(story.about["labels"])
     controls |= {"labels": labels, "attack": card.attack.method, "seed": story.about["seed"]}
     controls["preset"] = next((name for name, some in PRESETS.items() if some == labels), None)
+    controls["knows"] = any(len(c.ladder) > 1 for c in rest)
     controls |= {k: v for k, v in card.attack.params.items() if k in ("eps", "steps")}
     return (
         controls
