@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 
 import pytest
 import torch
@@ -163,3 +165,20 @@ def test_seconds_are_wall_time(monkeypatch):
 )
 def test_passes_in_words(cost, words):
     assert cost.passes() == words
+
+
+def test_a_booked_pass_keeps_no_graph_alive():
+    """Without the collector's help: a graph nobody walks back must go with its last name."""
+    meter = Meter()
+    with meter.stage():
+        x = torch.ones(2, 3, requires_grad=True)
+        hidden = x * 2
+        gone = weakref.ref(hidden)
+        out = hidden.exp()
+        meter.tick("image", out)
+    gc.disable()
+    try:
+        del hidden, out
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -55,10 +55,11 @@ class Meter:
 
     def tick(self, tower: Tower, out: Tensor) -> None:
         """Book a forward of `out`'s rows, and its backward when a gradient arrives at `out`."""
-        costs = tuple(self._open)
-        _book(costs, f"{tower}_forward", out.shape[0])
+        costs, samples = tuple(self._open), out.shape[0]
+        _book(costs, f"{tower}_forward", samples)
         if out.requires_grad and costs:
-            out.register_hook(lambda _: _book(costs, f"{tower}_backward", out.shape[0]))
+            # A hook that names `out` would keep a graph alive that nobody ever walks back.
+            out.register_hook(lambda _: _book(costs, f"{tower}_backward", samples))
 
 
 def _book(costs: tuple[Cost, ...], name: str, samples: int) -> None:

@@ -30,7 +30,16 @@ def undefended(labels: tuple[str, ...] = ("cat", "dog", "lion", "car"), **change
         "verdict": "fooled", "cost": Cost(image_forward=1, seconds=0.021), "slowdown": 1.0,
         "attack": attack(),
     }  # fmt: skip
-    return Card("undefended", "Undefended", "none", labels[0], True, "cpu", **(facts | changes))
+    return Card(
+        "undefended",
+        "Undefended",
+        "none",
+        labels[0],
+        True,
+        "cpu",
+        right=labels[:1],
+        **(facts | changes),
+    )
 
 
 def defended(
@@ -49,4 +58,13 @@ def defended(
         "slowdown": 9.1, "params": shown(row.cls()) if fields(row.cls) else {},
         "notes": (Note("gate", "shut"),), "flags": row.flags,
     }  # fmt: skip
-    return Card(method, row.title, row.paradigm, labels[0], True, "cpu", **(facts | changes))
+    return Card(
+        method,
+        row.title,
+        row.paradigm,
+        labels[0],
+        True,
+        "cpu",
+        right=labels[:1],
+        **(facts | changes),
+    )

@@ -190,7 +190,10 @@ def test_stop_after_a_card_keeps_it(site, form, pocket, stop_at):
 def test_summary_counts_defences_that_were_right_on_clean(verdicts, sentence):
     from tests.ui import stories
 
-    done = [stories.undefended(), *(stories.defended(verdict=v) for v in verdicts)]
+    def card(id, verdict):
+        return stories.defended(id, verdict=verdict)
+
+    done = [stories.undefended(), *map(card, DEFENSES, verdicts)]
     said = handlers._summary(done)
     assert said.startswith(sentence)
     assert ("1 wrong on clean" in said) == ("wrong_clean" in verdicts)

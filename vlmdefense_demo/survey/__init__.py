@@ -7,11 +7,16 @@ generated from these rows; classes are imported when they are first needed.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 from vlmdefense_demo.errors import UnknownMethod
 from vlmdefense_demo.survey.attacks import ATTACKS
 from vlmdefense_demo.survey.defenses import DEFENSES
 from vlmdefense_demo.survey.entry import Entry, Kind
 from vlmdefense_demo.types import Paradigm
+
+if TYPE_CHECKING:
+    from vlmdefense_demo.attacks.base import Attacker
 
 PARADIGMS: dict[Paradigm, tuple[str, str]] = {
     "training_time": ("Training-time", "paid once, before anyone asks"),
@@ -32,6 +37,11 @@ def entry(id: str, kind: Kind | None = None) -> Entry:
     if id not in known:
         raise UnknownMethod(f"Unknown {kind or 'method'} {id!r}.", f"Known: {', '.join(known)}.")
     return known[id]
+
+
+def attacker(row: Entry) -> type[Attacker]:
+    """The class of an attack's row, with what it needs and whether it answers in seconds."""
+    return cast("type[Attacker]", row.cls)
 
 
 def methods(kind: Kind | None = None, paradigm: Paradigm | None = None) -> dict[str, Entry]:

@@ -14,7 +14,16 @@ from typing import Any
 from vlmdefense_demo.flags import FLAGS
 from vlmdefense_demo.spec import Field, Range, fields
 from vlmdefense_demo.survey import PARADIGMS, entry
-from vlmdefense_demo.types import AttackReport, Card, Cost, Note, Paradigm, Prediction, Rung, Verdict
+from vlmdefense_demo.types import (
+    AttackReport,
+    Card,
+    Cost,
+    Note,
+    Paradigm,
+    Prediction,
+    Rung,
+    Verdict,
+)
 from vlmdefense_demo.ui import text
 
 SWATCHES = ("right", "wrong", "third")
@@ -163,7 +172,9 @@ def _waiting(words: str) -> str:
     return f'<span class="chip waiting">{escape(words)}</span>'
 
 
-def _answer(what: str, prediction: Prediction | None, right: Sequence[str], order: Sequence[str]) -> str:
+def _answer(
+    what: str, prediction: Prediction | None, right: Sequence[str], order: Sequence[str]
+) -> str:
     """One row: the answer in words above a bar of fixed class order."""
     if prediction is None:
         return ""

@@ -251,7 +251,7 @@ def _progress(step: Step, done: Sequence[Card], say: Sequence[str]) -> str:
     words = f"step {step.done + 1} of {step.total}"
     attack, *more = step.method.split("/")
     if more and more[0] in DEFENSES:
-        rung = text.RUNGS.get(more[1] if len(more) > 1 else "", ("", ""))[0]
+        rung = ", ".join(text.RUNGS[name][0] for name in AWARE if name in more)
         return f"An attacker who knows {entry(more[0]).title}, {rung}: {words}"
     return f"{attack or 'Attack'}: {words}"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vlmdefense_demo.types import RungName
+
 TITLE = "Fool CLIP, then defend it"
 SUBTITLE = "Adversarial defence in vision-language models, on your own image"
 
@@ -10,7 +12,7 @@ VERDICTS = {
     "fooled": ("✗", "fooled"),
     "wrong_clean": ("~", "wrong on clean"),
 }
-RUNGS = {
+RUNGS: dict[RungName, tuple[str, str]] = {
     "transfer": ("unaware", "made against the undefended model, then shown to the defence"),
     "white_box": ("white box", "PGD through the defence as it is coded"),
     "adaptive": ("adaptive", "made for this defence: its randomness averaged, its blocks replaced"),
