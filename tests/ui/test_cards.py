@@ -137,7 +137,7 @@ def test_verdict_is_a_word_with_a_symbol(verdict, words):
 def test_rungs_that_did_not_run_say_so_and_no_card_says_robust():
     html = cards.defence(stories.defended(), ("cat", "lion", "dog"))
     ladder = plain(re.search(r'<div class="ladder">.*?</div>', html)[0])
-    assert ladder == "unaware held aware not run black box not run"
+    assert ladder == "unaware held white box not run adaptive not run black box not run"
     assert "is robust" not in plain(html)
 
 

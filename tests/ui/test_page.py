@@ -30,11 +30,6 @@ def order_on_page(page) -> list[str]:
     return [t for _, t in sorted(boxes, key=lambda b: (round(b[0]["y"] / 40), b[0]["x"]))]
 
 
-def stop_early_off(page) -> None:
-    page.open_details()
-    page.tab.get_by_label("stop early").uncheck()
-
-
 # first paint
 
 
@@ -176,7 +171,6 @@ def test_stop_ends_a_long_run_and_the_next_one_works(page):
     page.labels("cat, dog, lion")
     page.eps(1)
     page.steps(200)
-    stop_early_off(page)
     page.tab.get_by_role("button", name="R-TPT settings").click()
     views = page.tab.get_by_label("number input for views")
     views.fill("64")
