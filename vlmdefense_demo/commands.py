@@ -34,10 +34,8 @@ def compare(args: argparse.Namespace) -> int:
         how = backbone.preprocess
         return to_pixels(fit(read_upload(path).image, how.size, how.squash))
 
-    aim = Aim.at(args.target)
-    if args.goal or args.target_image:
-        picture = pixels(args.target_image) if args.target_image else None
-        aim = Aim(args.goal or "picture", args.target, picture)
+    picture = pixels(args.target_image) if args.target_image else None
+    aim = Aim.at(args.target, args.goal, picture)
     request = Request(
         pixels(args.image), args.labels.split(","), args.template, args.attack, attack_params,
         {id: settings.pop(id, {}) for id in chosen}, args.truth, aim, args.seed,

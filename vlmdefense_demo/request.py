@@ -37,9 +37,12 @@ class Aim:
     picture: Images | None = None
 
     @classmethod
-    def at(cls, label: str | None) -> Aim:
-        """A label of the list, or any wrong answer."""
-        return cls("label", label) if label else cls()
+    def at(cls, text: str | None = "", kind: str = "", picture: Images | None = None) -> Aim:
+        """A goal as a person fills it in: a target given without a kind of goal is meant."""
+        text = (text or "").strip()
+        if kind in ("", "wrong"):
+            kind = "picture" if picture is not None else "label" if text else "wrong"
+        return cls(kind, text, picture)  # type: ignore[arg-type] # `check_request` refuses others
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,7 @@ class Stage:
         about = {
             "model": self.clf.backbone.name,
             "labels": labels,
+            "groups": self.groups.tolist(),
             "labels_hash": hashlib.blake2b("\n".join(labels).encode(), digest_size=8).hexdigest(),
             "template": self.clf.template,
             "attack": request.attack,

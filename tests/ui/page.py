@@ -74,6 +74,14 @@ class Page:
     def eps(self, levels: int) -> None:
         self("#eps").get_by_label(str(levels), exact=True).check()
 
+    def attacker_knows(self, knows: bool) -> None:
+        words = "knows the defence" if knows else "does not know the defence"
+        self("#knows").get_by_label(words, exact=True).check()
+
+    def attack(self, title: str) -> None:
+        self("#attack input").click()
+        self.tab.get_by_role("option", name=title, exact=True).click()
+
     def open_details(self) -> None:
         self.tab.get_by_role("button", name="Details").click()
         self("#seed").wait_for(state="visible")
@@ -94,8 +102,9 @@ class Page:
         )
         return self.text("#status").strip()
 
-    def run(self) -> str:
+    def run(self, knows: bool = False) -> str:
         """Run to the end; the run before is over, so its "Done" must go first."""
+        self.attacker_knows(knows)
         self.press_run()
         self.tab.wait_for_function(
             "document.querySelector('#stop').disabled === false"

@@ -20,11 +20,13 @@ from vlmdefense_demo.survey import SURVEY, methods
 LABELS = ["cat", "dog", "lion", "car"]
 ENDPOINTS = {
     "/classify": ["image", "labels", "template", "model"],
-    "/attack": ["image", "labels", "attack", "attack_params", "target", "seed", "template", "model"],
+    "/attack": ["image", "labels", "attack", "attack_params", "target", "seed", "template", "model",
+        "goal", "second",
+    ],
     "/defend": ["image", "labels", "defenses", "seed", "template", "model"],
     "/compare": [
         "image", "labels", "attack", "attack_params", "defenses", "target", "seed", "template",
-        "model",
+        "model", "goal", "second", "attacker",
     ],
     "/methods": [],
     "/version": [],
@@ -145,6 +147,41 @@ def test_a_targeted_attack_succeeds_only_with_its_target(client, cat):
     assert report["attack"]["targeted"]
     assert report["attack"]["success"] == (top(report["attacked"]) == "dog")
     assert report["attack"]["success"]
+
+
+def test_a_goal_can_be_a_rank_a_text_or_a_second_picture(client, cat, photos, tmp_path):
+    def reach(goal: str, **more) -> dict:
+        params = {"eps": 8, "steps": 20}
+        return client.predict(
+            handle_file(cat), LABELS, "pgd", params, goal=goal, api_name="/attack", **more
+        )[1]
+
+    ranks = [row["label"] for row in client.predict(
+        handle_file(cat), LABELS, api_name="/classify")["top"]]  # fmt: skip
+    assert top(reach("runner-up")["attacked"]) == ranks[1]
+    assert top(reach("least likely")["attacked"]) == ranks[-1]
+    assert top(reach("caption", target="a fire engine")["attacked"]) == "a fire engine"
+    second = handle_file(photos["lion"])
+    assert top(reach("picture", second=second)["attacked"]) == "lion"
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n but not really")
+    assert "not a picture that can be read" in refusal(
+        client, handle_file(cat), LABELS, goal="picture", second=handle_file(broken),
+        api_name="/attack",
+    )  # fmt: skip
+
+
+def test_an_aware_attacker_adds_its_ladder_to_every_card(client, cat):
+    asked = {"attack": "pgd", "attack_params": {"eps": 4}, "defenses": ["fare"]}
+    _, report = client.predict(
+        handle_file(cat), LABELS, attacker="aware", api_name="/compare", **asked
+    )
+    names = [rung["name"] for rung in report["cards"][1]["ladder"]]
+    order = ["transfer", "white_box", "adaptive", "black_box"]
+    assert names == order[: len(names)]
+    assert len(names) > 1
+    _, report = client.predict(handle_file(cat), LABELS, api_name="/compare", **asked)
+    assert [rung["name"] for rung in report["cards"][1]["ladder"]] == ["transfer"]
 
 
 def test_the_same_seed_gives_the_same_file(client, cat):
@@ -288,6 +325,17 @@ def test_labels_that_cannot_be_used(client, cat, labels, sentence):
         ({"attack_params": {"loss": "x " * 9000}}, "loss='x"),
         ({"target": "zebra"}, "“zebra” is not among the labels"),
         ({"target": "cat"}, "The target “cat” is already the answer"),
+        ({"goal": "nope"}, "Unknown goal 'nope'. Known: wrong, runner-up"),
+        ({"goal": 3}, "Unknown goal '3'"),
+        ({"goal": "label"}, "“” is not among the labels"),
+        ({"goal": "caption"}, "There is no text to aim at"),
+        ({"goal": "picture"}, "There is no picture to aim at"),
+        ({"attack": "image_target"}, "aims at a second picture"),
+        ({"attack": "caption"}, "aims at a text of your own"),
+        ({"attack_params": {"eps": 0.2}}, "rounds to 0 grey levels"),
+        ({"attacker": "nope"}, "Unknown attacker 'nope'. Known: unaware, aware"),
+        ({"attacker": []}, "Unknown attacker '[]'"),
+        ({"target": ["dog"]}, "is not among the labels"),
         ({"seed": "x"}, "seed expects a whole number, got 'x'"),
         ({"seed": 1.5}, "seed expects a whole number, got 1.5"),
         ({"template": "a photo"}, "exactly one {}"),

@@ -72,6 +72,7 @@ def test_thumbnail_and_run_give_a_card_a_defence_with_a_verdict(page):
 def test_cards_appear_before_the_run_is_over(page):
     page.choose(CAT)
     page.labels("cat, dog, lion")
+    page.attacker_knows(False)
     page.press_run()
     page.tab.wait_for_function(
         "document.querySelector('#card-ttc').innerText.match(/queued|running/)"
@@ -138,6 +139,55 @@ def test_the_downloaded_file_still_fools_after_upload(page, tmp_path):
     assert page.text("#verdict h2").split("→")[0].split()[0] == after.split()[0]
 
 
+def test_an_upload_made_here_sets_the_controls_as_they_were(page, visit, tmp_path):
+    page.choose(CAT)
+    page.labels("cat, dog = wolf, lion, car")
+    page.eps(8)
+    page.steps(3)
+    page.run()
+    with page.tab.expect_download() as download:
+        page("#download").click()
+    path = tmp_path / "adversarial.png"
+    download.value.save_as(path)
+    other = visit()
+    other.labels("a, b")
+    other.eps(1)
+    other.upload(path)
+    said = other.wait_status("Made by this demo")
+    assert said.startswith("Made by this demo: PGD, ε 8, seed 0.")
+    assert other("#labels textarea").input_value() == "cat, dog = wolf, lion, car"
+    assert other("#eps").get_by_label("8", exact=True).is_checked()
+    assert other("#steps input[type=number]").input_value() == "3"
+
+
+def test_an_attack_shows_its_own_controls_only(page):
+    page.attack("Typographic")
+    page("#eps").wait_for(state="hidden")
+    assert page("#steps").is_hidden()
+    page.attack("PGD · L2")
+    page("#steps").wait_for(state="visible")
+    assert page("#eps").is_hidden()
+    page.open_details()
+    assert page.tab.get_by_label("number input for radius").is_visible()
+    page.attack("PGD")
+    page("#eps").wait_for(state="visible")
+    assert page.tab.get_by_label("number input for radius").is_hidden()
+
+
+def test_an_attacker_who_knows_the_defence_is_shown_beside_the_one_who_does_not(page):
+    page.choose(CAT)
+    page.labels("cat, dog, lion, car")
+    page.eps(4)
+    page("#choose-test_time").get_by_label("R-TPT").uncheck()
+    page("#choose-training_free").get_by_label("TTC").uncheck()
+    status = page.run(knows=True)
+    card = page.card("fare")
+    assert "against one who does" in status
+    assert "attacker knows" in card
+    assert re.search("white box (held|fooled)", card)
+    assert re.search("(Broken by|Not broken; last tried:) ", page.text("#card-fare .story"))
+
+
 def test_a_corrupt_upload_is_one_sentence_and_loses_nothing(page, tmp_path):
     path = tmp_path / "broken.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n but not really")
@@ -176,7 +226,7 @@ def test_stop_ends_a_long_run_and_the_next_one_works(page):
     views.fill("64")
     views.press("Enter")
     page.press_run()
-    page.wait_status("pgd: step")
+    page.wait_status("PGD: step")
     page.press_stop()
     assert page.wait_status("Stopped.", "Done") == "Stopped."
     for id in methods("defense"):

@@ -13,26 +13,23 @@ from textwrap import shorten
 from typing import Any
 
 import gradio as gr
-import torch
 
 from vlmdefense_demo import __version__
 from vlmdefense_demo.engine import compare
 from vlmdefense_demo.errors import (
     DemoError,
     InvalidImage,
-    InvalidLabels,
-    InvalidParameter,
     UnknownMethod,
 )
 from vlmdefense_demo.images import fit, read_upload, to_pixels
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE
 from vlmdefense_demo.models.catalog import MODELS, pick_device, unheard
-from vlmdefense_demo.request import Aim, Request, check_request
 from vlmdefense_demo.survey import SURVEY, methods
 from vlmdefense_demo.types import Card
 from vlmdefense_demo.ui.cards import ranked
 from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.photo import photo_input
+from vlmdefense_demo.ui.wire import read_request
 
 SCHEMA = 1
 Json = dict[str, Any]
@@ -52,6 +49,9 @@ def endpoints(site: Site) -> None:
         seed = gr.Number(0, label="seed", precision=0)
         seed.preprocess = _as_sent  # type: ignore[method-assign, assignment]
         model = gr.Textbox(site.model, label="model")
+        goal = gr.Textbox("", label="goal")
+        second = photo_input(label="second")
+        attacker = gr.Textbox("unaware", label="attacker")
         file = gr.Image(format="png", type="filepath", label="adversarial")
         report = gr.JSON(label="report")
         compute: Json = {"concurrency_id": "compute", "concurrency_limit": 4}
@@ -60,7 +60,8 @@ def endpoints(site: Site) -> None:
             api_name="classify", **compute,
         )  # fmt: skip
         gr.Button().click(
-            calls.attack, [picture, labels, attack, params, target, seed, template, model],
+            calls.attack,
+            [picture, labels, attack, params, target, seed, template, model, goal, second],
             [file, report], api_name="attack", **compute,
         )  # fmt: skip
         gr.Button().click(
@@ -69,7 +70,8 @@ def endpoints(site: Site) -> None:
         )  # fmt: skip
         gr.Button().click(
             calls.compare,
-            [picture, labels, attack, params, defenses, target, seed, template, model],
+            [picture, labels, attack, params, defenses, target, seed, template, model, goal, second,
+             attacker],
             [file, report], api_name="compare", **compute,
         )  # fmt: skip
     gr.api(calls.methods, api_name="methods")
@@ -104,7 +106,7 @@ class Calls:
 
     def attack(  # noqa: PLR0913 - an endpoint's arguments are its schema
         self, image: str, labels: list[str], attack: str, attack_params: Json, target: str,
-        seed: int, template: str, model: str,
+        seed: int, template: str, model: str, goal: str = "", second: str | None = None,
     ) -> tuple[str, Json]:  # fmt: skip
         """Make an adversarial picture against the undefended model.
 
@@ -113,17 +115,19 @@ class Calls:
             labels: 2 to 100 labels.
             attack: an attack id of /methods.
             attack_params: its parameters, eps in /255, for instance {"eps": 4, "steps": 10}.
-            target: the label to reach, empty for any wrong one.
+            target: the label to reach, empty for any wrong one; with goal "caption" a text.
             seed: of all noise.
             template: prompt with {} for the label.
             model: a catalog name.
+            goal: wrong, runner-up, least likely, label, caption or picture.
+            second: the picture to imitate, for goal "picture".
 
         Returns:
             the PNG, and what was measured on it.
         """
         cards = self._cards(
-            image, labels, template, model, attack=attack, attack_params=attack_params,
-            target=target, seed=seed,
+            image, labels, template, model, attack=attack or "", attack_params=attack_params,
+            target=target, seed=seed, goal=goal, second=second,
         )  # fmt: skip
         return self._file(cards[-1]), {"schema": SCHEMA} | cards[-1].to_json()
 
@@ -150,6 +154,7 @@ class Calls:
     def compare(  # noqa: PLR0913
         self, image: str, labels: list[str], attack: str, attack_params: Json,
         defenses: list[str] | Json, target: str, seed: int, template: str, model: str,
+        goal: str = "", second: str | None = None, attacker: str = "unaware",
     ) -> tuple[str, Json]:  # fmt: skip
         """Attack a picture, then classify both pictures under several defences.
 
@@ -159,17 +164,21 @@ class Calls:
             attack: an attack id of /methods.
             attack_params: its parameters, eps in /255.
             defenses: ids of /methods, or {id: parameters}.
-            target: the label to reach, empty for any wrong one.
+            target: the label to reach, empty for any wrong one; with goal "caption" a text.
             seed: of all noise.
             template: prompt with {} for the label.
             model: a catalog name.
+            goal: wrong, runner-up, least likely, label, caption or picture.
+            second: the picture to imitate, for goal "picture".
+            attacker: "unaware" of the defences, or "aware": then each card has its ladder.
 
         Returns:
             the PNG, and all cards as JSON.
         """
         cards = self._cards(
-            image, labels, template, model, attack=attack, attack_params=attack_params,
-            defenses=defenses, target=target, seed=seed,
+            image, labels, template, model, attack=attack or "", attack_params=attack_params,
+            defenses=defenses, target=target, seed=seed, goal=goal, second=second,
+            attacker=attacker,
         )  # fmt: skip
         final = {card.method: card for card in cards}
         data = [card.to_json() for card in final.values()]
@@ -192,22 +201,27 @@ class Calls:
         }
 
     def _cards(
-        self, image: str | None, labels: Any, template: str, model: str, **fields: Any
-    ) -> list[Card]:
+        self, image: str | None, labels: Any, template: str, model: str, second: str | None = None,
+        **fields: Any,
+    ) -> list[Card]:  # fmt: skip
         """Run a request in the compute thread; every refusal is a `gr.Error` of one sentence."""
         try:
-            request = _request(labels, template, **fields)
+            request = read_request(labels, template, second=bool(second), **fields)
             if model not in MODELS and model != self.site.model:
                 raise UnknownMethod(f"Unknown model {model!r}.", f"Known: {', '.join(MODELS)}.")
             if image is None:
                 raise InvalidImage("There is no picture.", "Upload one first.")
             upload = read_upload(image)
+            target = read_upload(second) if second else None
 
             def work() -> list[Card]:
                 backbone = self.site.load(model, unheard)
                 how = backbone.preprocess
-                pixels = to_pixels(fit(upload.image, how.size, how.squash))
-                return list(compare(replace(request, image=pixels), backbone))
+                pixels, *other = (
+                    to_pixels(fit(u.image, how.size, how.squash)) for u in (upload, target) if u
+                )
+                aim = replace(request.aim, picture=other[0]) if other else request.aim
+                return list(compare(replace(request, image=pixels, aim=aim), backbone))
 
             return self.site.worker.call(work)
         except DemoError as error:
@@ -217,39 +231,6 @@ class Calls:
         report = card.attack
         assert report is not None
         return self.site.outbox.put(report.png, f"adversarial-{report.method}.png")
-
-
-def _request(labels: Any, template: str, **fields: Any) -> Request:
-    """A request without its picture; JSON of the wrong shape is refused with what was expected."""
-    if not isinstance(labels, (list, str)):
-        raise InvalidLabels(f"labels expects a list of text, got {type(labels).__name__}.")
-    params = fields.get("attack_params") or {}
-    if not isinstance(params, dict):
-        raise InvalidParameter(f"attack_params expects an object, got {params!r}.")
-    seed = fields.get("seed") or 0
-    if not isinstance(seed, int):
-        raise InvalidParameter(f"seed expects a whole number, got {seed!r}.")
-    request = Request(
-        torch.empty(0),
-        labels,
-        template or "",
-        fields["attack"] or "" if "attack" in fields else None,
-        params,
-        _defenses(fields.get("defenses") or {}),
-        aim=Aim.at(fields.get("target")),
-        seed=seed,
-    )
-    check_request(request)
-    return request
-
-
-def _defenses(chosen: Any) -> Json:
-    """["fare"] or {"fare": {…}} -> {"fare": {…}}."""
-    if isinstance(chosen, list) and all(isinstance(id, str) for id in chosen):
-        return {id: {} for id in chosen}
-    if isinstance(chosen, dict) and all(isinstance(v, dict) for v in chosen.values()):
-        return chosen
-    raise InvalidParameter(f"defenses expects a list of ids or an object, got {chosen!r}.")
 
 
 def _row(card: Card) -> Json:

@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from vlmdefense_demo.errors import DemoError, InvalidImage
 from vlmdefense_demo.spec import fields
 from vlmdefense_demo.survey import attacker, entry, methods
 from vlmdefense_demo.types import Paradigm
@@ -16,7 +17,9 @@ from vlmdefense_demo.ui import handlers
 from vlmdefense_demo.ui.controls import Widgets, collect
 from vlmdefense_demo.ui.examples import PRESETS, Example
 from vlmdefense_demo.ui.handlers import Form, Site
+from vlmdefense_demo.ui.recipe import read_recipe
 
+EPS = (1, 2, 4, 8, 16)
 STALE = "() => document.body.classList.add('stale')"
 FRESH = "() => document.body.classList.remove('stale')"
 Values = Mapping[Any, Any]
@@ -54,6 +57,35 @@ class Controls:
             *self.params.values(),
         ]  # fmt: skip
 
+    def of_attack(self) -> list[Any]:
+        """The controls that depend on the chosen attack, in the order of `suited`."""
+        own = [w for (id, _), w in self.params.items() if entry(id).kind == "attack"]
+        return [self.eps, self.steps, *own]
+
+    def suited(self, id: str, values: Mapping[str, Any]) -> list[Any]:
+        """Updates for `of_attack`: what attack `id` takes is shown, at these values."""
+
+        def update(mine: bool, name: str) -> Any:
+            value = {"value": values[name]} if mine and name in values else {}
+            return gr.update(visible=mine, **value)
+
+        row = entry(id, "attack")
+        eps = update(row.takes("eps"), "eps")
+        if "value" in eps:
+            eps["choices"] = sorted({*EPS, eps["value"]})
+        return [
+            eps,
+            update(row.takes("steps"), "steps"),
+            *(update(own == id, n) for own, n in self.params if entry(own).kind == "attack"),
+        ]
+
+    def restored(self) -> list[Any]:
+        """The controls a file of this demo sets again."""
+        return [
+            *self.of_attack(), self.attack, self.labels, self.template, self.model, self.goal,
+            self.target, self.seed, self.knows,
+        ]  # fmt: skip
+
     def form(self, values: Values) -> Form:
         """The controls' values as a form."""
         attack = entry(values[self.attack], "attack")
@@ -82,6 +114,31 @@ class Controls:
         )
 
 
+def suit(page: Controls, id: str) -> list[Any]:
+    """The controls of the chosen attack, with its own default of steps, and its goal."""
+    row = entry(id, "attack")
+    steps = {f.name: f.default for f in fields(row.cls) if f.name == "steps"}
+    return [*page.suited(id, steps), attacker(row).needs or gr.skip()]
+
+
+def restore(page: Controls, path: str | None) -> list[Any]:
+    """`restored` and the status, as a file of this demo says; any other changes nothing."""
+    same = [gr.skip()] * len(page.restored())
+    try:
+        recipe = read_recipe(path) if path else None
+    except InvalidImage as error:
+        return [*same, handlers.status(str(error), failed=True)]
+    except DemoError as error:
+        return [*same, handlers.status(f"The recipe in this file is of no use here: {error}")]
+    if recipe is None:
+        return [*same, gr.skip()]
+    return [
+        *page.suited(recipe.attack, recipe.params), recipe.attack, recipe.labels, recipe.template,
+        recipe.model or gr.skip(), recipe.goal, recipe.target, recipe.seed, recipe.knows,
+        handlers.status(recipe.sentence()),
+    ]  # fmt: skip
+
+
 def connect(page: Controls, site: Site) -> None:
     """Attach every event of the page; all of them are private to it."""
     outputs = [page.out[name] for name in handlers.OUTPUTS]
@@ -97,19 +154,6 @@ def connect(page: Controls, site: Site) -> None:
         chosen = page.photos[event.index]
         return site.outbox.put(chosen.path.read_bytes(), chosen.path.name)
 
-    def suit(id: str) -> list[Any]:
-        """What the chosen attack takes is shown, the rest is not; its own default of steps."""
-        row = entry(id, "attack")
-        steps = next((f for f in fields(row.cls) if f.name == "steps"), None)
-        needs = attacker(row).needs
-        return [
-            gr.update(visible=row.takes("eps")),
-            gr.update(visible=True, value=steps.default) if steps else gr.update(visible=False),
-            needs or gr.skip(),
-            *(gr.update(visible=own == id) for own, _ in attack_params),
-        ]
-
-    attack_params = [key for key in page.params if entry(key[0]).kind == "attack"]
     hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     go = page.out["go"]
     go.click(None, js=FRESH, **hidden)
@@ -122,12 +166,12 @@ def connect(page: Controls, site: Site) -> None:
         lambda name: ", ".join(PRESETS[name]), page.preset, page.labels, queue=False, **hidden
     )
     page.attack.input(
-        suit,
-        page.attack,
-        [page.eps, page.steps, page.goal, *(page.params[key] for key in attack_params)],
-        queue=False,
-        **hidden,
+        partial(suit, page), page.attack, [*page.of_attack(), page.goal], queue=False, **hidden
     )
+    page.picture.upload(
+        partial(restore, page), page.picture, [*page.restored(), page.out["status"]], queue=False,
+        **hidden,
+    )  # fmt: skip
     page.goal.change(
         lambda goal: gr.update(visible=goal == "picture"), page.goal, page.second, queue=False,
         **hidden,

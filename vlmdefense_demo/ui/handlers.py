@@ -19,7 +19,7 @@ from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.catalog import load_model
 from vlmdefense_demo.request import AWARE, Aim, Request, check_request
 from vlmdefense_demo.run import Progress
-from vlmdefense_demo.survey import entry, methods
+from vlmdefense_demo.survey import SURVEY, entry, methods
 from vlmdefense_demo.types import AttackReport, Card, Images
 from vlmdefense_demo.ui import cards as html
 from vlmdefense_demo.ui import text
@@ -99,12 +99,9 @@ def _pixels(path: str, backbone: Backbone) -> Images:
 
 
 def _aim(form: Form, backbone: Backbone) -> Aim:
-    """The goal of the form; a target that was typed under "any wrong answer" is meant."""
-    target = form.target.strip()
-    if form.goal == "wrong":
-        return Aim.at(target)
+    """The goal of the form; a second picture that is hidden now is not meant."""
     second = _pixels(form.second, backbone) if form.goal == "picture" and form.second else None
-    return Aim(form.goal, target, second)  # type: ignore[arg-type]
+    return Aim.at(form.target, form.goal, second)
 
 
 def run(site: Site, form: Form, session: str) -> Iterator[Update]:
@@ -249,11 +246,11 @@ def _progress(step: Step, done: Sequence[Card], say: Sequence[str]) -> str:
     if not done:
         return say[-1] if say else "Waiting for the processor …"
     words = f"step {step.done + 1} of {step.total}"
-    attack, *more = step.method.split("/")
+    method, *more = step.method.split("/")
     if more and more[0] in DEFENSES:
         rung = ", ".join(text.RUNGS[name][0] for name in AWARE if name in more)
         return f"An attacker who knows {entry(more[0]).title}, {rung}: {words}"
-    return f"{attack or 'Attack'}: {words}"
+    return f"{SURVEY[method].title if method in SURVEY else 'Attack'}: {words}"
 
 
 def _summary(done: Sequence[Card]) -> str:
@@ -263,6 +260,8 @@ def _summary(done: Sequence[Card]) -> str:
     if not newest:
         return "Done."
     missed = len(newest) - len(judged)
+    if not judged:
+        return "Done: every defence is wrong on the clean picture already. No attack was needed."
     held = sum(card.verdict == "held" for card in judged)
     words = (
         f"Done: {held} of {len(judged)} defences held against an attacker who does not know them"

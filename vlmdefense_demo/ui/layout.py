@@ -20,13 +20,12 @@ from vlmdefense_demo.types import Paradigm
 from vlmdefense_demo.ui import api, events, handlers, text
 from vlmdefense_demo.ui import cards as html
 from vlmdefense_demo.ui.controls import widgets
-from vlmdefense_demo.ui.events import Controls
+from vlmdefense_demo.ui.events import EPS, Controls
 from vlmdefense_demo.ui.examples import PRESETS, examples
 from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.photo import photo_input
 
 STORY = ASSETS / "precomputed" / "coffee-becomes-motorcycle"
-EPS = (1, 2, 4, 8, 16)
 
 
 def build(site: Site) -> gr.Blocks:
