@@ -272,6 +272,7 @@ def test_two_people_at_once_see_only_their_own_labels(visit):
     pages = {labels: visit() for labels in ours}
     for labels, page in pages.items():
         page.choose(ours[labels])
+        page.attacker_knows(False)
         page.labels(labels)
     for page in pages.values():
         page.press_run()
@@ -342,6 +343,7 @@ def test_colours_follow_the_system(visit, scheme, dark):
 
 def test_run_is_reached_by_tab_and_pressed_by_enter(page):
     page.choose(CAT)
+    page.attacker_knows(False)
     page("#labels textarea").focus()
     for _ in range(40):
         page.tab.keyboard.press("Tab")
