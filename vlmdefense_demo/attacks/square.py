@@ -53,7 +53,7 @@ class Square(Attacker):
         stripes = run.child("stripes").uniform(x[:, :, :1, :], -1, 1).sign()
         best = (x + self.eps * stripes).clamp(0, 1)
         value = goal.maximise(target(best), margin)
-        run.record("margin", value)
+        run.record("margin", value.clone())
         draws = run.child("squares")
         places = draws.uniform(torch.empty(len(x), self.queries, 2 + x.shape[1]))
         for i in range(1, self.queries):
