@@ -119,12 +119,19 @@ class Opponent:
         return images if warm is None else torch.where(broken[:, None, None, None], warm, images)
 
     def black_box(self, x: Images, warm: Images | None = None) -> Images:
-        """L3: Square, on the answers of the defence as coded."""
-        run = self._child("black_box")
+        """L3: Square, on the answers of the defence as coded.
+
+        Image by image: Square asks about those that still stand, and a random defence draws for
+        the images of its own run.
+        """
         attack = Square(eps=self.ball.radius, queries=self.budget.queries)
+        rows = []
         with torch.no_grad():
-            images = attack(self._as_coded(run), x, self.goal, run=run)
-        return self.ball.quantise(images, x)
+            for i, row in enumerate(x):
+                run = self._child("black_box").select([i])
+                goal = self.goal.select(torch.tensor([i]))
+                rows.append(attack(self._as_coded(run), row[None], goal, run=run))
+        return self.ball.quantise(torch.cat(rows), x)
 
     def _two_losses(self, target: LogitFn, x: Images, run: Run) -> Images:
         """APGD-CE, then APGD-DLR where that did not get past the boundary."""
