@@ -44,6 +44,13 @@ class Aim:
             kind = "picture" if picture is not None else "label" if text else "wrong"
         return cls(kind, text, picture)  # type: ignore[arg-type] # `check_request` refuses others
 
+    @property
+    def word(self) -> str:
+        """The text as a label: a caption loses the signs that have a meaning in a label list."""
+        if self.kind != "caption":
+            return self.text
+        return " ".join(self.text.replace(",", " ").replace("=", " ").split())
+
 
 @dataclass(frozen=True)
 class Request:
@@ -83,7 +90,7 @@ class Request:
         """The labels with a caption among them, and the group of each."""
         labels = [self.labels] if isinstance(self.labels, str) else list(self.labels)
         if self.aim.kind == "caption":
-            labels = [*labels, self.aim.text.replace(",", " ")]
+            labels = [*labels, self.aim.word]
         return grouped_labels(",".join(labels) if len(labels) == 1 else labels)
 
     def attacker(self) -> Attacker | None:
@@ -121,7 +128,7 @@ def _check_aim(request: Request, labels: tuple[str, ...]) -> None:
         raise InvalidParameter(f"Unknown goal {aim.kind!r}.", f"Known: {', '.join(AIMS)}.")
     if aim.kind == "label":
         find_label(labels, aim.text)
-    if aim.kind == "caption" and not aim.text.strip():
+    if aim.kind == "caption" and not aim.word:
         raise InvalidLabels("There is no text to aim at.", "Write what the model should see.")
     if aim.kind == "picture" and aim.picture is None:
         raise InvalidParameter("There is no picture to aim at.", "Choose a second picture.")

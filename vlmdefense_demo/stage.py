@@ -185,7 +185,7 @@ class Stage:
                 features = self.clf.encode_image(aim.picture.to(self.x))
             index = int(self.clf.logits(features).argmax())
         else:
-            index = find_label(self.clf.labels, aim.text)
+            index = find_label(self.clf.labels, aim.word)
             features = self.clf.text_features[index][None]
         if bool(own[index]):
             raise InvalidLabels(
