@@ -81,6 +81,7 @@ def _trial(some: Parsers) -> None:
     trial.add_argument("--rungs", default="", help="white_box, adaptive, black_box")
     trial.add_argument("--budget", default="interactive", choices=("interactive", "batch"))
     trial.add_argument("--fresh", type=int, help="draws a random defence is judged in again")
+    trial.add_argument("--queries", type=int, help="of the black-box rung; default: the budget's")
     trial.add_argument("--set", action="append", default=[], metavar="METHOD.FIELD=VALUE")
     trial.add_argument("--file", type=Path, required=True, help="JSONL; an existing one goes on")
     trial.add_argument("--shard", default="0/1", help="this process's share, e.g. 0/2")

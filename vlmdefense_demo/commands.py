@@ -110,8 +110,8 @@ def trial(args: argparse.Namespace) -> int:
     from vlmdefense_demo.models.catalog import load_model
 
     budget = BATCH if args.budget == "batch" else INTERACTIVE
-    if args.fresh is not None:
-        budget = replace(budget, fresh=args.fresh)
+    changes = {"fresh": args.fresh, "queries": args.queries}
+    budget = replace(budget, **{k: v for k, v in changes.items() if v is not None})
     if args.table_only is None:
         plan = trials.Plan(
             _listed(args.attacks),

@@ -10,10 +10,11 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from vlmdefense_demo.attacks.pgd import PGD
+from vlmdefense_demo.attacks.base import Attacker
 from vlmdefense_demo.engine import compare
 from vlmdefense_demo.geometry import from_levels
 from vlmdefense_demo.losses import cross_entropy
@@ -21,11 +22,24 @@ from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.request import Request
 from vlmdefense_demo.run import Run
-from vlmdefense_demo.survey import methods
+from vlmdefense_demo.survey import entry, methods
 from vlmdefense_demo.types import Cost, Goal, Images
 
 LABELS = ("cat", "dog", "lion", "cheetah", "coffee", "rocket", "person", "tower", "motorcycle",
           "car")  # fmt: skip
+# A budget of about twenty passes each, spent to the end.
+ATTACKS: dict[str, dict[str, Any]] = {
+    "pgd": {"steps": 10, "stop_early": False},
+    "mi_fgsm": {"steps": 10},
+    "pgd_l2": {"steps": 10},
+    "apgd_ce": {"steps": 10},
+    "apgd_dlr": {"steps": 10},
+    "square": {"eps": 1, "queries": 20},
+    "embedding": {"steps": 10},
+    "patch": {"steps": 10, "place": "centre"},
+    "ddn": {"steps": 10},
+    "cw": {"searches": 1, "steps": 10},
+}
 
 
 @dataclass(frozen=True)
@@ -44,19 +58,23 @@ class Ratio:
 
 
 def measure(backbone: Backbone, repeats: int = 9) -> Iterator[str]:
-    """Lines: PGD against its passes, each defence against its passes, first card, default run."""
+    """Lines: each attack and defence against its passes, first card, default run."""
     clf = ZeroShotClassifier(backbone, LABELS)
     size = backbone.preprocess.size
     noise = torch.randint(0, 256, (1, 3, size, size), generator=torch.Generator().manual_seed(0))
     x = from_levels(noise).to(backbone.device)
     goal = Goal(clf(x).argmax(1))
-    pgd = PGD(steps=10, stop_early=False)
+    for id, values in ATTACKS.items():
+        found = entry(id, "attack")
+        attacker = found.build(values)
 
-    def attack() -> None:
-        with torch.no_grad():
-            clf(pgd(clf, x, goal, run=Run()))
+        def attack(attacker: Attacker = attacker) -> None:
+            with torch.no_grad():
+                attacker(clf, x, goal, run=Run())
 
-    yield str(_against("PGD-10 and one verifying forward", attack, clf, x, Cost(11, 10), repeats))
+        with clf.meter.stage() as spent:
+            attack()
+        yield str(_against(found.title, attack, clf, x, spent, repeats))
     for row in methods("defense").values():
         method = row.build({"tau": 4} if row.id == "ttc" else {})
         cost = method.expected_cost(len(LABELS))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmdefense_demo.errors import InvalidLabels
+from vlmdefense_demo.models.folding import fold_batchnorm
 from vlmdefense_demo.types import Features, Images
 
 
@@ -48,6 +49,7 @@ class Backbone:
         self.model = model.eval().requires_grad_(False)
         # Convolutions run up to twice as fast on a CPU with the channels innermost.
         self.model.visual.to(memory_format=torch.channels_last)
+        self._tower: nn.Module = self.model.visual
         self.tokenizer = tokenizer
         self.preprocess = preprocess
         self.device: torch.device = next(self.model.parameters()).device
@@ -69,12 +71,16 @@ class Backbone:
     def encode_image(self, x: Images) -> Features:
         """(B, 3, H, W) in [0, 1] -> (B, D) un-normalised image features."""
         x = torch.addcmul(self._shift, x, self._gain)
-        out = self.visual(x.contiguous(memory_format=torch.channels_last))
+        out = self._tower(x.contiguous(memory_format=torch.channels_last))
         return out[0] if isinstance(out, tuple) else out
 
     def warm_up(self) -> None:
-        """One forward and backward, so that no request pays for the first call's set-up."""
+        """Fold what is frozen for good, and run once: no request pays for the first call's set-up.
+
+        `visual` stays as it was loaded; weights written to it afterwards are not seen.
+        """
         size = self.preprocess.size
+        self._tower = fold_batchnorm(self.model.visual, size)
         with torch.enable_grad():
             x = torch.full((1, 3, size, size), 0.5, device=self.device, requires_grad=True)
             torch.autograd.grad(self.encode_image(x).sum(), x)

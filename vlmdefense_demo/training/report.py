@@ -74,7 +74,7 @@ def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     rate, spread = hits / n, z * z / n
     centre = (rate + spread / 2) / (1 + spread)
     half = z * math.sqrt(rate * (1 - rate) / n + spread / (4 * n)) / (1 + spread)
-    return centre - half, centre + half
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def must_show(
