@@ -214,6 +214,14 @@ def test_a_control_that_leaves_the_model_standing_is_called_weak(backbone):
     assert "weak_attack" in cards["undefended"].flags
 
 
+def test_checks_can_be_left_out(backbone, monkeypatch):
+    monkeypatch.setattr("vlmdefense_demo.masking.slope", None)
+    monkeypatch.setattr("vlmdefense_demo.masking.canary", None)
+    request = Request(tiny.images(), list(tiny.LABELS), defenses={"ttc": {}}, checks=False)
+    cards = list(compare(request, backbone))
+    assert [card.method for card in cards] == ["undefended", "undefended", "ttc"]
+
+
 def test_no_check_books_its_passes_on_a_card(backbone, monkeypatch):
     checked = cards_of(backbone, defenses={"fare": {}})
     monkeypatch.setattr(masking, "slope", lambda *a: masking.Slope(*torch.ones(3, 1)))

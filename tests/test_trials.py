@@ -77,6 +77,7 @@ def test_a_ladder_gives_one_row_a_rung(folder, backbone, tmp_path):
     measure(asked, backbone, chosen_photos(folder, 14), tmp_path / "rows.jsonl")
     rows = read_rows(tmp_path / "rows.jsonl")
     assert {r["rung"] for r in rows} >= {"undefended", "transfer"}
+    assert all(r["right"] == (r["verdict"] == "held") for r in rows if r["clean"])
     right = [r for r in rows if r["defense"] == "ttc" and r["clean"]]
     by_photo = {}
     for row in right:
@@ -97,7 +98,7 @@ def test_unknown_methods_are_refused(folder, backbone, tmp_path):
 def row(photo, verdict="held", clean=True, **more):
     return {
         "photo": photo, "attack": "pgd", "eps": 4.0, "defense": "fare", "rung": "transfer",
-        "clean": clean, "verdict": verdict, "f": 10, "b": 10, "s": 0.5, "wrong": None,
+        "clean": clean, "right": verdict == "held", "verdict": verdict, "flags": [], "f": 10, "b": 10, "s": 0.5, "wrong": None,
     } | more  # fmt: skip
 
 
@@ -122,6 +123,14 @@ def test_errors_are_counted_and_never_averaged():
     assert line == "1 results are errors"
 
 
+def test_flags_of_the_checks_are_counted_and_those_of_the_row_are_not():
+    rows = [row(0, flags=["unaware", "wrong_gradient"]), row(1, flags=["unaware"])]
+    rows += [row(0, flags=["unaware", "wrong_gradient"], rung="adaptive")]
+    *_, line = table(rows)
+    assert line == "fare       flag wrong_gradient   on 1 of 2 cards"
+    assert not any("unaware" in line for line in table(rows))
+
+
 def test_fresh_draws_stand_beside_the_rate():
     (line,) = table([row(0, wrong=0.25), row(1, wrong=0.75)])
     assert line.endswith("fresh draws wrong 50.0%")
@@ -137,7 +146,10 @@ def test_a_cut_line_is_left_out(tmp_path):
     ("rows", "sign"),
     [
         ([row(0, "held", eps=128.0)], "GM8 fare, pgd, eps 128, transfer: 1 photos survive"),
-        ([row(0, "held", clean=False)], "GM13 fare, pgd, eps 4, transfer: 1 photos are right only"),
+        (
+            [row(0, "wrong_clean", clean=False, right=True)],
+            "GM13 fare, pgd, eps 4, transfer: 1 photos are right under attack, 0 before it",
+        ),
         ([row(0, "fooled", attack="fgsm"), row(0)], "GM6 fare, fgsm, eps 4, transfer: fools 1"),
         ([row(0, "fooled", eps=2.0), row(0)], "GM10 fare, pgd, eps 2, transfer: fools 1"),
         ([row(0, "fooled"), row(0, eps=8.0), row(1), row(1, "fooled", eps=8.0)], None),

@@ -33,7 +33,8 @@ def compare(
     Yields:
         the undefended card with its clean row alone, the same card with the attack's report and
         its attacked row, one card a defence in the request's order; then, if there was an attack,
-        every card again with its gradient checks, and once more after each rung of its ladder.
+        every card again with its gradient checks (where they are asked for), and once more after
+        each rung of its ladder.
 
     Raises:
         DemoError: the request itself cannot be run; a defence's own error becomes its card.
@@ -51,11 +52,11 @@ def compare(
     for side in sides:
         yield side.defend()
     if request.attack is not None:
-        yield stage.check()
-        for side in sides:
-            if side.card.error is None:
+        sides = [side for side in sides if side.card.error is None]
+        if request.checks:
+            yield stage.check()
+            for side in sides:
                 yield side.check()
         for side in sides:
-            if side.card.error is None:
-                yield from side.climb()
+            yield from side.climb()
     logger.info("%s on %s: %s", request.attack, backbone.name, ", ".join(request.defenses))

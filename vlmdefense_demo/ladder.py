@@ -89,7 +89,7 @@ class Opponent:
                 f"{known}, {self.budget.steps} steps, through the defence as coded",
                 self.white_box,
             )
-            found["adaptive"] = (f"{drawn}: {self.defense.recipe}", self.adaptive)
+            found["adaptive"] = (drawn, self.adaptive)
         if self.ball.norm == "linf":
             found["black_box"] = (f"Square, {self.budget.queries} queries", self.black_box)
         return found

@@ -70,6 +70,7 @@ class Request:
             from the image made against the undefended model. False tries all, from scratch.
         budget: what they may spend.
         repeats: runs behind the time of a short defence; 0 takes the first as it comes.
+        checks: look for masked gradients and put what is found on the cards.
     """
 
     image: Images
@@ -85,6 +86,7 @@ class Request:
     climb: bool = True
     budget: Budget = INTERACTIVE
     repeats: int = 3
+    checks: bool = True
 
     def words(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """The labels with a caption among them, and the group of each."""

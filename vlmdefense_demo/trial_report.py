@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlmdefense_demo.survey import SURVEY
 from vlmdefense_demo.training.report import wilson
 
 Row = dict[str, Any]
@@ -29,19 +30,39 @@ def read_rows(*files: Path) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
     """Lines: fooled among the photos answered rightly before, with 95 % Wilson intervals."""
-    cells: dict[Cell, list[Row]] = defaultdict(list)
-    for row in rows:
-        if row["rung"] != "error":
-            cells[row["defense"], row["attack"], row["eps"] or 0, row["rung"]].append(row)
+    cells = {name: list(found.values()) for name, found in _cells(rows).items()}
     for defense, attack, eps in dict.fromkeys(name[:3] for name in cells):
         group = {n[3]: c for n, c in cells.items() if n[:3] == (defense, attack, eps)}
         for rung, found in group.items():
             yield _line(f"{defense:10} {attack:13} eps {eps:<4g} {rung:11}", found)
         if len(group) > 1:
             yield _line(f"{defense:10} {attack:13} eps {eps:<4g} {'worst':11}", _worst(group))
+    yield from _flags(rows)
     failed = sum(row["rung"] == "error" for row in rows)
     if failed:
         yield f"{failed} results are errors"
+
+
+def _flags(rows: Sequence[Row]) -> Iterator[str]:
+    """On how many cards of a defence each check of its gradient raised its flag."""
+    cards: dict[str, dict[tuple[Any, ...], list[str]]] = defaultdict(dict)
+    for row in rows:
+        cards[row["defense"]][row["photo"], row["attack"], row["eps"]] = row["flags"]
+    for defense, found in cards.items():
+        always = SURVEY[defense].flags if defense in SURVEY else ()
+        raised = Counter(flag for flags in found.values() for flag in flags)
+        for flag in sorted(raised.keys() - set(always)):
+            yield f"{defense:10} flag {flag:16} on {raised[flag]} of {len(found)} cards"
+
+
+def _cells(rows: Sequence[Row]) -> dict[Cell, dict[str, Row]]:
+    """Rows by cell and photo; what two files both measured counts once."""
+    cells: dict[Cell, dict[str, Row]] = defaultdict(dict)
+    for row in rows:
+        if row["rung"] != "error":
+            name = (row["defense"], row["attack"], row["eps"] or 0, row["rung"])
+            cells[name][row["photo"]] = row
+    return cells
 
 
 def _worst(group: dict[str, list[Row]]) -> list[Row]:
@@ -72,11 +93,7 @@ def _line(name: str, rows: Sequence[Row]) -> str:
 
 def indicators(rows: Sequence[Row]) -> Iterator[str]:
     """Lines: GM6, GM8, GM10 and GM13, as far as the rows can tell."""
-    cells: dict[Cell, dict[str, Row]] = defaultdict(dict)
-    for row in rows:
-        if row["rung"] != "error":
-            name = (row["defense"], row["attack"], row["eps"] or 0, row["rung"])
-            cells[name][row["photo"]] = row
+    cells = _cells(rows)
     for name, found in cells.items():
         yield from _one_cell(name, list(found.values()))
         for other, more in cells.items():
@@ -87,9 +104,9 @@ def _one_cell(name: Cell, rows: Sequence[Row]) -> Iterator[str]:
     standing = sum(row["clean"] and row["verdict"] == "held" for row in rows)
     if name[2] >= UNBOUNDED and standing:
         yield f"GM8 {_words(name)}: {standing} photos survive an unbounded attack"
-    gained = sum(not row["clean"] and row["verdict"] == "held" for row in rows)
-    if gained:
-        yield f"GM13 {_words(name)}: {gained} photos are right only under attack"
+    clean, right = (sum(row[k] for row in rows) for k in ("clean", "right"))
+    if right > clean:
+        yield f"GM13 {_words(name)}: {right} photos are right under attack, {clean} before it"
 
 
 def _two_cells(

@@ -106,6 +106,7 @@ def _rows(
         climb=False,
         budget=plan.budget,
         repeats=0,
+        checks=bool(plan.defenses),
     )
     cards = {card.method: card for card in compare(request, backbone)}
     common = {"photo": photo.file, "attack": attack, "eps": eps, "with": plan.company()}
@@ -116,14 +117,14 @@ def _rows(
 
 def _rungs(card: Card) -> Iterator[Row]:
     clean = bool(card.clean and card.clean.label in card.right)
-    if card.attack is not None:
-        report = card.attack
-        yield {"rung": "undefended", "clean": clean, "verdict": card.verdict, "l2": report.l2,
-               "linf": report.linf, "f": report.cost.image_forward,
+    if card.attack is not None and card.attacked is not None:
+        report, right = card.attack, card.attacked.label in card.right
+        yield {"rung": "undefended", "clean": clean, "verdict": card.verdict, "right": right,
+               "l2": report.l2, "linf": report.linf, "f": report.cost.image_forward,
                "b": report.cost.image_backward, "s": round(report.cost.seconds, 3)}  # fmt: skip
     for rung in card.ladder:
-        yield {"rung": rung.name, "clean": clean, "verdict": rung.verdict, "wrong": rung.wrong,
-               "linf": rung.linf, "f": rung.cost.image_forward, "b": rung.cost.image_backward,
+        yield {"rung": rung.name, "clean": clean, "verdict": rung.verdict,
+               "right": rung.attacked.label in card.right, "wrong": rung.wrong, "linf": rung.linf, "f": rung.cost.image_forward, "b": rung.cost.image_backward,
                "s": round(rung.cost.seconds, 3)}  # fmt: skip
     if card.error:
         yield {"rung": "error", "clean": clean, "verdict": None, "error": card.error}

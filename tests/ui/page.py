@@ -75,7 +75,7 @@ class Page:
         self("#eps").get_by_label(str(levels), exact=True).check()
 
     def attacker_knows(self, knows: bool) -> None:
-        words = "knows the defence" if knows else "does not know the defence"
+        words = "knows it" if knows else "does not know the defence"
         self("#knows").get_by_label(words, exact=True).check()
 
     def attack(self, title: str) -> None:

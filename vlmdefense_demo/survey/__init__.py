@@ -17,6 +17,7 @@ from vlmdefense_demo.types import Paradigm
 
 if TYPE_CHECKING:
     from vlmdefense_demo.attacks.base import Attacker
+    from vlmdefense_demo.defenses.base import Defender
 
 PARADIGMS: dict[Paradigm, tuple[str, str]] = {
     "training_time": ("Training-time", "paid once, before anyone asks"),
@@ -42,6 +43,11 @@ def entry(id: str, kind: Kind | None = None) -> Entry:
 def attacker(row: Entry) -> type[Attacker]:
     """The class of an attack's row, with what it needs and whether it answers in seconds."""
     return cast("type[Attacker]", row.cls)
+
+
+def defender(row: Entry) -> type[Defender]:
+    """The class of a defence's row, with the recipe of who attacks it."""
+    return cast("type[Defender]", row.cls)
 
 
 def methods(kind: Kind | None = None, paradigm: Paradigm | None = None) -> dict[str, Entry]:

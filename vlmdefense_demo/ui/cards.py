@@ -13,7 +13,7 @@ from typing import Any
 
 from vlmdefense_demo.flags import FLAGS
 from vlmdefense_demo.spec import Field, Range, fields
-from vlmdefense_demo.survey import PARADIGMS, entry
+from vlmdefense_demo.survey import PARADIGMS, defender, entry
 from vlmdefense_demo.types import (
     AttackReport,
     Card,
@@ -259,9 +259,10 @@ def _more(card: Card) -> str:
     facts += [(f.name.replace("_", " "), _shown(f, card.params)) for f in fields(row.cls)]
     rows = "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in facts)
     flags = "".join(f"<p><b>{FLAGS[f][0]}</b>: {FLAGS[f][1]}</p>" for f in row.flags)
+    known = f"<p><b>an attacker who knows it</b>: {escape(defender(row).recipe)}</p>"
     return (
-        f'<details class="more"><summary>How it decided</summary><p>{escape(row.idea)}</p>'
-        f"<dl>{rows}</dl>{flags}</details>"
+        f'<details class="more"><summary>How it decided, and how it is attacked</summary>'
+        f"<p>{escape(row.idea)}</p><dl>{rows}</dl>{known}{flags}</details>"
     )
 
 

@@ -18,7 +18,7 @@ RUNGS: dict[RungName, tuple[str, str]] = {
     "adaptive": ("adaptive", "made for this defence: its randomness averaged, its blocks replaced"),
     "black_box": ("black box", "made by asking for answers only"),
 }
-ATTACKERS = (("does not know the defence", False), ("knows the defence", True))
+ATTACKERS = (("does not know the defence", False), ("knows it", True))
 GOALS = {
     "wrong": "any wrong answer",
     "runner-up": "the runner-up",
