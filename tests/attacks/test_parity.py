@@ -20,7 +20,7 @@ from vlmdefense_demo.attacks.l2 import l2_move
 from vlmdefense_demo.attacks.momentum import MIFGSM
 from vlmdefense_demo.attacks.square import Square
 from vlmdefense_demo.geometry import Ball
-from vlmdefense_demo.losses import LOSSES
+from vlmdefense_demo.losses import LOSSES, dlr_targeted
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.types import Goal
 
@@ -123,13 +123,14 @@ def run_apgd(net, x, y, start, ball, loss):
     return torch.where(fooled[:, None, None, None], images, x)
 
 
-def oracle_start(x, ball):
+def oracle_start(x, ball, stream=None):
     """(radius t) / |t|, where auto-attack and `random_start` compute radius (t / |t|)."""
+    stream = stream or seeded(0)
     if ball.norm == "l2":
-        noise = torch.randn(x.shape, generator=seeded(0))
+        noise = torch.randn(x.shape, generator=stream)
         length = (noise**2).sum(dim=(1, 2, 3), keepdim=True).sqrt()
         return (x + ball.radius * noise / (length + 1e-12)).clamp(0, 1)
-    noise = 2 * torch.rand(x.shape, generator=seeded(0)) - 1
+    noise = 2 * torch.rand(x.shape, generator=stream) - 1
     widest = noise.reshape(len(x), -1).abs().max(dim=1).values
     return (x + ball.radius * noise / widest.reshape(-1, 1, 1, 1)).clamp(0, 1)
 
@@ -164,6 +165,28 @@ def test_apgd_leaves_auto_attacks_count(net, x, y, loss, norm, radius):
     start = random_start(x, ball, replay())
     assert (start - oracle_start(x, ball)).abs().max() < 1e-7
     assert correct(net, run_apgd(net, x, y, start, ball, loss), y) == COUNTS[loss, norm, radius]
+
+
+@pytest.mark.parametrize(("levels", "standing"), [(1, 9), (8, 0)])
+def test_apgd_t_is_bit_identical(net, x, y, levels, standing):
+    """Every image that falls to a target is that target's, pixel by pixel."""
+    ball, stream = Ball("linf", levels / 255), seeded(0)
+    ours, left, ranked = x.clone(), torch.arange(len(x)), net(x).argsort(1, descending=True)
+    for place in range(1, 10):
+        if not len(left):
+            break
+        goal, target = Goal(y[left]), ranked[left, place]
+        found, _ = apgd(
+            net, x[left], oracle_start(x[left], ball, stream),
+            lambda logits, g=goal, t=target: dlr_targeted(logits, g.labels, t),
+            goal, ball, 30, tiny.run_for(len(left)), keep="last",
+        )  # fmt: skip
+        won = net(found).argmax(1) != y[left]
+        ours[left[won]] = found[won]
+        left = left[~won]
+    theirs = oracle(torchattacks.APGDT(net, norm="Linf", eps=levels / 255, steps=30), x, y)
+    assert len(left) == standing
+    assert torch.equal(ours, theirs)
 
 
 def test_apgd_t_leaves_auto_attacks_count(net, x, y):

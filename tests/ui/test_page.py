@@ -198,11 +198,10 @@ def test_a_corrupt_upload_is_one_sentence_and_loses_nothing(page, tmp_path):
     page.eps(8)
     page.steps(7)
     page.upload(path)
+    sentence = "This is not a picture that can be read, or it is damaged"
+    page.wait_status(sentence)
     page.press_run()
-    page("#status .failed").wait_for()
-    assert page.text("#status").startswith(
-        "This is not a picture that can be read, or it is damaged"
-    )
+    page.wait_status(sentence)
     assert page("#labels textarea").input_value() == "cat, dog, lion"
     assert page("#eps").get_by_label("8", exact=True).is_checked()
     assert page("#steps input[type=number]").input_value() == "7"
