@@ -214,6 +214,16 @@ def test_a_control_that_leaves_the_model_standing_is_called_weak(backbone):
     assert "weak_attack" in cards["undefended"].flags
 
 
+@pytest.mark.parametrize("attack", ["patch", "typographic", "pgd_l2"])
+def test_noise_of_a_patchs_height_everywhere_is_not_its_equal(backbone, monkeypatch, attack):
+    """A few pixels may change a lot: uniform noise of that size would fool anything."""
+    monkeypatch.setattr(masking, "noise_fools", lambda *a: ("noise_enough",))
+    monkeypatch.setattr(masking, "canary", lambda *a: ("weak_attack",))
+    found = cards_of(backbone, attack=attack, attack_params={})["undefended"].flags
+    assert not {"noise_enough", "weak_attack"} & set(found)
+    assert "noise_enough" in cards_of(backbone)["undefended"].flags
+
+
 def test_checks_can_be_left_out(backbone, monkeypatch):
     monkeypatch.setattr("vlmdefense_demo.masking.slope", None)
     monkeypatch.setattr("vlmdefense_demo.masking.canary", None)

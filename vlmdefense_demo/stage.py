@@ -114,13 +114,14 @@ class Stage:
         return self.card
 
     def check(self) -> Card:
-        """GM1, GM9 and GM14, on the undefended model."""
-        report, goal = self.card.attack, self.goal
+        """GM1, GM9 and GM14, on the undefended model; the first two compare changes of every pixel."""
+        report, goal, attacker = self.card.attack, self.goal, self.request.attacker()
         assert report is not None
         assert goal is not None
+        assert attacker is not None
         fooled = self.card.verdict != "held"
         flags = masking.stalled(report.margins, report.success)
-        if report.linf:
+        if report.linf and attacker.ball.norm == "linf":
             flags += masking.canary(report.linf, fooled, goal.targeted)
             copies = self.x.expand(NOISES, -1, -1, -1)
             run = replace(self.run.child("noise check"), ids=tuple(map(str, range(NOISES))))

@@ -194,9 +194,19 @@ def test_summary_counts_defences_that_were_right_on_clean(verdicts, sentence):
         return stories.defended(id, verdict=verdict)
 
     done = [stories.undefended(), *map(card, DEFENSES, verdicts)]
-    said = handlers._summary(done)
+    said = handlers._summary(done, knows=False)
     assert said.startswith(sentence)
+    assert "this attack has none" not in said
     assert ("1 wrong on clean" in said) == ("wrong_clean" in verdicts)
+
+
+def test_an_attack_without_a_ball_says_why_nobody_climbed(site, form):
+    *_, last = handlers.run(
+        site, replace(form, attack="typographic", attack_params={}, knows=True), "me"
+    )
+    said = words(last["status"])
+    assert said.startswith("Done:")
+    assert "L2 balls only, and this attack has none. One picture" in said
 
 
 def test_outputs_are_full_length_tuples():

@@ -187,7 +187,7 @@ def pictures(site: Site, clean: Images, report: AttackReport) -> Update:
 def closing(form: Form, done: Sequence[Card], error: str) -> Update:
     """Buttons back; cards that never ran say so. Before the first card nothing else changes."""
     stopped = error == "Stopped."
-    words = error or _summary(done)
+    words = error or _summary(done, form.knows)
     update: Update = {
         "status": status(words, failed=bool(error) and not stopped, pending=not done),
         "go": gr.Button(interactive=True),
@@ -253,7 +253,7 @@ def _progress(step: Step, done: Sequence[Card], say: Sequence[str]) -> str:
     return f"{SURVEY[method].title if method in SURVEY else 'Attack'}: {words}"
 
 
-def _summary(done: Sequence[Card]) -> str:
+def _summary(done: Sequence[Card], knows: bool) -> str:
     """How many defences held, of those that were right on the clean picture, attacker by attacker."""
     newest = {card.method: card for card in done if card.method != "undefended" and card.verdict}
     judged = [card for card in newest.values() if card.verdict != "wrong_clean"]
@@ -268,5 +268,7 @@ def _summary(done: Sequence[Card]) -> str:
     )
     if any(len(card.ladder) > 1 for card in judged):
         words += f", {sum(not card.broken_by for card in judged)} against one who does"
+    elif knows:
+        words += ". One who does is tried in L∞ and L2 balls only, and this attack has none"
     missing = f"; {missed} wrong on clean" if missed else ""
     return f"{words}{missing}. One picture: no statistical claim."
