@@ -116,9 +116,9 @@ SIZED = [
 @pytest.mark.parametrize("eps", [1, 4])
 @pytest.mark.parametrize("attack", SIZED)
 def test_the_delivered_file_is_inside_the_ball(client, cat, attack, eps):
-    path, report = client.predict(
-        handle_file(cat), LABELS, attack, {"eps": eps}, api_name="/attack"
-    )
+    few = {"steps": 3, "queries": 10}  # the file is judged here, not the strength
+    params = {"eps": eps} | {k: v for k, v in few.items() if methods("attack")[attack].takes(k)}
+    path, report = client.predict(handle_file(cat), LABELS, attack, params, api_name="/attack")
     clean = np.asarray(fit(read_upload(cat).image, 224)).astype(int)
     delta = pixels(path) - clean
     assert 0 < np.abs(delta).max() <= eps
