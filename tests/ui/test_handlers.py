@@ -85,10 +85,21 @@ def test_run_streams_clean_then_attacked_then_defences(site, form, pocket):
     assert interactive(updates[-1]) == (True, False)
     assert words(updates[-1]["status"]).startswith("Done")
     shown = [set(u) for u in updates if "undefended" in u or set(u) & set(DEFENSES)]
-    assert "pair" not in shown[0]
+    assert not {"pair", "signed", "magnitude"} & shown[0]
     assert {"pair", "signed", "magnitude", "download"} <= shown[1]
     finals = [id for u in updates for id in DEFENSES if "How it decided" in str(u.get(id, ""))]
     assert finals == ["fare", "ttc"] * 2  # and again with their gradient checks
+
+
+def test_pictures_of_an_earlier_attack_are_faded_until_the_new_one_is_there(site, form, pocket):
+    seen = list(handlers.run(site, form, "me"))
+    first = next(i for i, u in enumerate(seen) if "undefended" in u)
+    made = next(i for i, u in enumerate(seen) if "pair" in u)
+    for i, update in enumerate(seen):
+        line = update.get("status", "")
+        assert ("making" in line) == (first <= i < made and bool(line))
+    assert seen[first]["download"].interactive is False
+    assert seen[made]["download"].interactive is True
 
 
 def test_run_says_queued_running_and_off_before_it_is_done(site, form, pocket):

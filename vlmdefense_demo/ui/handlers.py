@@ -120,7 +120,8 @@ def run(site: Site, form: Form, session: str) -> Iterator[Update]:
     try:
         for event in site.worker.stream(session, job):
             if isinstance(event, Step):
-                yield {"status": status(_progress(event, done, say), pending=not done)}
+                words = _progress(event, done, say)
+                yield {"status": status(words, pending=not done, making=_making(done))}
                 continue
             queued = {} if done else queue(form)
             done.append(event)
@@ -162,8 +163,13 @@ def show(site: Site, form: Form, done: Sequence[Card], clean: Images) -> Update:
         "undefended": html.undefended(card, order),
         "verdict": html.verdict(card, ""),
     }
-    if card.attack is not None and sum(c.attack is not None for c in done) == 1:
+    if _making(done):
+        update["status"] = status("Attacking …", making=True)
+        update["download"] = gr.DownloadButton(interactive=False)
+    elif sum(c.attack is not None for c in done) == 1:
+        assert card.attack is not None
         update |= pictures(site, clean, card.attack) | _next(form, done)
+        update["status"] = status("Defending …")
     return update
 
 
@@ -206,13 +212,19 @@ def closing(form: Form, done: Sequence[Card], error: str) -> Update:
     return update
 
 
-def status(words: str, failed: bool = False, pending: bool = False) -> str:
+def status(words: str, failed: bool = False, pending: bool = False, making: bool = False) -> str:
     """The line under the controls, also announced to screen readers.
 
-    While it is `pending`, the page shows all results as stale: they are of an earlier run.
+    While it is `pending`, the page shows all results as stale: they are of an earlier run. While
+    the file is in the `making`, so are the pictures.
     """
-    kind = "vd-status" + " failed" * failed + " pending" * pending
+    kind = "vd-status" + " failed" * failed + " pending" * pending + " making" * making
     return f'<div class="{kind}" role="status" aria-live="polite">{escape(words)}</div>'
+
+
+def _making(done: Sequence[Card]) -> bool:
+    """Whether the clean answer is there and the attacked file is not."""
+    return bool(done) and all(card.attack is None for card in done)
 
 
 def as_outputs(update: Update) -> tuple[Any, ...]:
