@@ -125,6 +125,10 @@ def test_a_defence_that_is_not_there():
     assert masking.inactive(prediction([1.0, 1.0, 1.0]), one) == ()
 
 
+def test_two_logits_always_correlate_and_say_nothing():
+    assert masking.inactive(prediction([9.0, 6.0]), prediction([0.3, 0.1])) == ()
+
+
 # GM1, GM7, GM9, GM14: the attack
 
 

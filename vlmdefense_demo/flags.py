@@ -20,8 +20,8 @@ FLAGS: dict[str, tuple[str, str]] = {
     ),
     "inactive": (
         "inactive here",
-        "On the clean picture this defence answers as the undefended model does: its logits "
-        "correlate above 0.999. If it holds, that may not be its doing.",
+        "On the clean picture this defence answers as the undefended model does: with three labels "
+        "or more, its logits correlate above 0.999. If it holds, that may not be its doing.",
     ),
     "no_gradient": (
         "no gradient",
@@ -42,9 +42,10 @@ FLAGS: dict[str, tuple[str, str]] = {
     ),
     "blind_wins": (
         "a blind attacker wins",
-        "An attacker without any gradient (transfer, or questions only) broke this defence where "
-        "one with its gradient did not. More knowledge cannot hurt an attacker: the gradient "
-        "must be masked.",
+        "An attacker without any gradient (transfer, or scores only) broke this defence where one "
+        "with its gradient did not. More knowledge cannot hurt an attacker who has steps enough: "
+        "the gradient is masked, or the steps were too few, or one draw of a random defence was "
+        "lucky. Look at the fresh draws.",
     ),
     "weak_attack": (
         "weak attack",
@@ -54,13 +55,15 @@ FLAGS: dict[str, tuple[str, str]] = {
     ),
     "flat_start": (
         "flat start",
-        "During the first third of its steps the attack moved nothing. Its gradient is "
-        "numerically zero there; another loss or a random start may do better.",
+        "In the first 30 % of its steps the margin did not move. A gradient attack sees no slope "
+        "there, and another loss or a random start may do better; Square found no square that "
+        "helps.",
     ),
     "lost_success": (
         "success lost",
         "One of the attack's steps had fooled the model, but the delivered 8-bit file does not. "
-        "Rounding or too small a margin undid it.",
+        "Rounding or too small a margin undid it, the attack delivers its last step, or the "
+        "success was on a shifted or shrunken copy.",
     ),
     "noise_enough": (
         "noise does it too",

@@ -40,6 +40,8 @@ def find_label(labels: tuple[str, ...], wanted: str) -> int:
         InvalidLabels: it is not in the list.
     """
     name = " ".join(wanted.split()).casefold()
+    if not name:
+        raise InvalidLabels("There is no target label.", "Write one, or choose another goal.")
     for i, label in enumerate(labels):
         if label.casefold() == name:
             return i

@@ -4,7 +4,7 @@
     L1 white box   PGD through the defence as coded, one draw a step
     L2 adaptive    through the defence's own surrogate: APGD with two losses where nothing is
                    drawn, gradients averaged over draws (EOT) where something is
-    L3 black box   Square: answers only, no gradient
+    L3 black box   Square: scores only, no gradient
     L4 worst       any of them (`Card.broken_by`)
 
 Sources: Athalye et al., ICML 2018 (BPDA, EOT); Croce & Hein, ICML 2020 (APGD); Andriushchenko et

@@ -67,9 +67,9 @@ def slope(target: LogitFn, x: Images, goal: Goal) -> Slope:
 
 
 def inactive(defended: Prediction, undefended: Prediction) -> tuple[str, ...]:
-    """GM11: on this picture the defence answers as if it were not there."""
+    """GM11: on this picture the defence answers as if it were not there; two logits cannot tell."""
     pair = np.array([defended.logits, undefended.logits], dtype=np.float64)
-    if not pair.std(axis=1).all():
+    if pair.shape[1] < 3 or not pair.std(axis=1).all():
         return ()
     correlation = np.asarray(np.corrcoef(pair))[0, 1]
     same = correlation > SAME_ANSWER and defended.label == undefended.label

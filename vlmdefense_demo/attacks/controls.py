@@ -1,7 +1,7 @@
 """Controls: changes of the same size that are no attack. If one of them fools, the photo is easy.
 
-Source: Hendrycks & Dietterich, ICLR 2019 (arXiv 1903.12261), for blur and JPEG as corruptions; here
-they are clipped to the attack's ball, which differs from the benchmark.
+Source: Hendrycks & Dietterich, ICLR 2019 (arXiv 1903.12261), for blur and JPEG as corruptions.
+Differs from the benchmark: they are held within the attack's ball, and the noise is uniform.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ Same = Annotated[bool, "at most eps a pixel, like an attack"]
 
 @dataclass(frozen=True)
 class Noise(Attacker):
-    """Uniform noise of whole levels in {-e .. e}; of several draws the worst is delivered."""
+    """Uniform noise of whole levels in {-e .. e}; of several draws the worst is delivered.
+
+    Differs from the benchmark, whose noise is Gaussian and not bounded.
+    """
 
     eps: Eps = 4 / 255
     draws: Annotated[int, Range(1, 64, 1), "draws"] = 8
@@ -71,7 +74,7 @@ class _Filter(Attacker):
 
 @dataclass(frozen=True)
 class Blur(_Filter):
-    """Gaussian blur."""
+    """Gaussian blur. Differs from the benchmark: held within the ball."""
 
     sigma: Annotated[float, Range(0.1, 8, 0.1), "width in pixels"] = 1.5
 
@@ -83,7 +86,7 @@ class Blur(_Filter):
 
 @dataclass(frozen=True)
 class JPEGControl(_Filter):
-    """A JPEG file, decoded again."""
+    """A JPEG file, decoded again. Differs from the benchmark: held within the ball."""
 
     quality: Annotated[int, Range(5, 95, 5), "of the file"] = 50
 

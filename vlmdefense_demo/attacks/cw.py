@@ -30,7 +30,7 @@ SMALLEST, LARGEST = 1e-10, 1e10
 class CW(Attacker):
     """Adam on w, x = (tanh w + 1) / 2, minimising ||x - x0||^2 + c max(-margin, -kappa).
 
-    c is searched per image: raised tenfold until it succeeds, then halved in between.
+    c is searched per image: raised tenfold until it succeeds, then bisected.
     """
 
     searches: Annotated[int, Range(1, 9, 1), "values of c tried"] = 4

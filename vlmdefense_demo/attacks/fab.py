@@ -2,7 +2,8 @@
 
 Source: Croce & Hein, "Minimally distorted Adversarial Examples with a Fast Adaptive Boundary
 Attack", ICML 2020 (arXiv 1907.02044), targeted, L-infinity. Differs from the reference code: the
-projection is found by bisection on its radius instead of sorting every coordinate.
+projection is found by bisection on its radius instead of sorting every coordinate, and an image walks
+towards every target, not only to the first that fools inside the ball.
 """
 
 from __future__ import annotations

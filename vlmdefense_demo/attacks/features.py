@@ -2,7 +2,7 @@
 
 Sources: the threat FARE trains against, Schlarmann et al., ICML 2024 (arXiv 2402.12336); caption and
 image targets, Zhao et al., "On Evaluating Adversarial Robustness of Large VLMs", NeurIPS 2023
-(arXiv 2305.16934). They need no label; whether the label changed is read from the same forward.
+(arXiv 2305.16934). Their loss needs no label; which iterate is delivered is read from the labels of the same forward.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _margin(model: Encoder, features: Features, goal: Goal) -> Tensor:
 
 @dataclass(frozen=True)
 class Embedding(Attacker):
-    """Push the embedding as far from the clean one as the ball allows; labels play no part.
+    """Push the embedding as far from the clean one as the ball allows; the loss knows no label.
 
     At the clean image the distance is at its minimum and its gradient is rounding noise, so the
     start is random: integer noise in {-e .. e}.
@@ -101,7 +101,7 @@ class Caption(Attacker):
         Raises:
             InvalidParameter: the goal has no features, or the target shows answers only.
         """
-        model = encoder(target, type(self).__name__)
+        model = encoder(target, "An attack with a target in the embedding space")
         if goal.features is None:
             raise InvalidParameter(
                 "This attack aims at a point of the embedding space, and the goal names none.",

@@ -1,7 +1,7 @@
 """Projected gradient descent in the L2 ball: few pixels may change a lot, many a little.
 
-Source: Madry et al., ICLR 2018 (arXiv 1706.06083). With the same start, `keep="last"` and no early
-stop it is bit-identical to torchattacks. The 8-bit file is re-projected by `Ball.quantise`, because
+Source: Madry et al., ICLR 2018 (arXiv 1706.06083). From the same start the loop with
+`keep="last"` is bit-identical to torchattacks. The 8-bit file is re-projected by `Ball.quantise`, because
 rounding 150,000 values adds a length of its own.
 """
 
@@ -40,7 +40,7 @@ class PGDL2(Attacker):
     """Steps along the normalised gradient, each projected back into the L2 ball.
 
     Update: x <- clip(P(x + a g / ||g||)), N times, with a = 2.5 radius / N. Restarts begin at a
-    random direction of length radius. Costs N forwards and N backwards per start.
+    random direction of length radius. Costs N + 1 forwards and N backwards per start.
     """
 
     radius: Radius = 3.0

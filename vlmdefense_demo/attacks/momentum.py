@@ -1,8 +1,8 @@
 """Momentum and input diversity: attacks that carry over to models they never saw.
 
 Sources: MI-FGSM, Dong et al., CVPR 2018 (arXiv 1710.06081); DI-FGSM, Xie et al., CVPR 2019
-(arXiv 1803.06978). MI-FGSM with `keep="last"` is bit-identical to torchattacks, which however
-divides zero by zero where the gradient vanishes.
+(arXiv 1803.06978). MI-FGSM is bit-identical to torchattacks, which however divides zero by zero
+where the gradient vanishes.
 """
 
 from __future__ import annotations
@@ -83,7 +83,11 @@ class MIFGSM(Attacker):
 
 @dataclass(frozen=True)
 class DIFGSM(MIFGSM):
-    """MI-FGSM through a randomly shrunken and shifted image at every step."""
+    """MI-FGSM through a randomly shrunken and shifted image at every step.
+
+    With decay 0 it is the paper's DI-FGSM, else its M-DI-FGSM. Differs from the paper: the image is
+    shrunk and padded back to its size, not enlarged, because the models take one size.
+    """
 
     smallest: Annotated[float, Range(0.5, 1, 0.05), "smallest side, share of the image"] = 0.9
     probability: Annotated[float, Range(0, 1, 0.1), "of shrinking in a step"] = 0.5

@@ -3,7 +3,7 @@
 Sources: FGSM, Goodfellow et al., ICLR 2015 (arXiv 1412.6572); PGD, Madry et al., ICLR 2018
 (arXiv 1706.06083). Differs from common libraries in what it returns, not in how it steps: the
 first step starts at the clean image, step sizes are whole grey levels, and the best iterate is
-kept. With a uniform start, `keep="last"` and no early stop it is bit-identical to torchattacks.
+kept. From a uniform start the loop with `keep="last"` is bit-identical to torchattacks.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class PGD(Attacker):
 
     Update: x <- clip(x0 + clip(x + a sign grad L(x) - x0, -eps, eps)), N times. The first step
     starts at x0, so its forward also reads the clean margin; every restart starts from integer
-    noise in {-e..e}. Costs N forwards and N backwards per start, less when it stops early; stopping
-    early is enough to fool this model, but what is carried over to a defence is then a weak image.
+    noise in {-e..e}. Costs N forwards and N backwards per start (with restarts 1 forward more), less
+    when it stops early; stopping early is enough to fool this model, but what is carried over to a defence is then a weak image.
     """
 
     eps: Eps = 4 / 255

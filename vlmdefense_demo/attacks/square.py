@@ -1,8 +1,8 @@
-"""Square: a random search that asks for answers only and never sees a gradient.
+"""Square: a random search that asks for scores and never sees a gradient.
 
 Source: Andriushchenko et al., "Square Attack", ECCV 2020 (arXiv 1912.00049), L-infinity. Differs
-from the reference code: every image draws its own squares, so a batch equals its single images;
-finished images ask no further question. With the reference's draws it is bit-identical to it.
+from the reference code: every image draws its own squares, so a batch equals its single images. With
+the reference's draws it is bit-identical to it.
 """
 
 from __future__ import annotations

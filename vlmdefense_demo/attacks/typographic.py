@@ -30,8 +30,8 @@ EDGE = 4
 class Typographic(Attacker):
     """Sixteen variants (four places, two sizes, white box or outline); the worst is delivered.
 
-    The word is the target's, or the strongest wrong label's. Writing the right word instead shows
-    the other side: it helps.
+    The word is the target's, or the strongest wrong label's. Writing the right word instead may help
+    a model that reads.
     """
 
     word: Annotated[str, Choice(("wrong label", "right label")), "what is written"] = "wrong label"

@@ -157,7 +157,7 @@ def load_universal(backbone: Backbone) -> Tensor:
     if not place.startswith(LOCAL) or not file.exists():
         raise MissingWeights(
             f"There is no universal perturbation for {backbone.name}.",
-            "Choose the embedded model, or train one: python -m vlmdefense_demo train universal.",
+            "Choose the embedded model.",
         )
     with Image.open(file) as image:
         levels = np.asarray(image.convert("RGB")).astype(np.float32) - MIDDLE

@@ -1,7 +1,7 @@
 """The survey as data: one typed row a method. Adding a method is one file and one row here.
 
-After Fu & Zhang, "Adversarial defence in vision-language models" (ICICML 2025), which sorts
-defences into three paradigms. Pages, endpoints, command lines, tables and contract tests are
+After Fu & Zhang, "Adversarial Defense in Vision-Language Models: An Overview" (ICICML 2025), which
+sorts defences into three paradigms. Pages, endpoints, command lines, tables and contract tests are
 generated from these rows; classes are imported when they are first needed.
 """
 

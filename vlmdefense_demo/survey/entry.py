@@ -19,7 +19,8 @@ class Entry:
 
     Args:
         idea: what it does, in one sentence a student understands.
-        cost: passes per image in words; `expected_cost` of the class is the same in numbers.
+        cost: passes per image in words: f forward, b backward, of N steps, Q queries, S searches, D
+            draws, V views, C labels; a defence's `expected_cost` is the same in numbers.
         status: "faithful", "simplified" (the class docstring says how) or "weights needed".
         flags: ids of the warnings its card always carries (see `FLAGS`).
         implementation: "module:Class" below the package.

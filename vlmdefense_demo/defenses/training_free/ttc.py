@@ -46,15 +46,15 @@ class TTC(Defender):
     adaptive: ClassVar[Adaptive] = "bpda"
     stochastic: ClassVar[bool] = True
     recipe: ClassVar[str] = (
-        "Gradients averaged over noise draws, with the counterattack held constant: sign has no "
-        "slope, so this is exact almost everywhere."
+        "Gradients averaged over noise draws, with the counterattack held constant, because sign has "
+        "no slope to follow."
     )
 
     def __call__(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> DefenseResult:
         """(B, 3, H, W) -> logits of the counterattacked images.
 
-        The counterattack is a constant to an attacker's gradient, which is exact almost
-        everywhere because sign has no slope.
+        The counterattack is a constant to an attacker's gradient: at a point that is the derivative,
+        because sign has no slope, though many signs flip within a small step.
         """
         x0 = x.detach()
         noise = run.child("noise").uniform(x0, -self.eps, self.eps)
