@@ -319,6 +319,31 @@ def test_a_failing_defense_is_a_card_and_the_others_still_render(backbone, monke
         assert tiny.timeless(card) == plain[card.method]
 
 
+def test_a_defence_that_fails_under_its_checks_keeps_its_card(backbone, monkeypatch):
+    """Out of memory in a backward, say: both stay, with the reason among the notes."""
+    plain = {c.method: c for c in compare(request(rungs=("white_box",)), backbone)}
+
+    def fail(error):
+        def call(*args, **kwargs):
+            raise error
+
+        return call
+
+    monkeypatch.setattr("vlmdefense_demo.masking.slope", fail(MethodFailed("no room")))
+    monkeypatch.setattr(
+        "vlmdefense_demo.ladder.Opponent.white_box", fail(NotImplementedError("no kernel"))
+    )
+    cards = {c.method: c for c in compare(request(rungs=("white_box",)), backbone)}
+    assert cards.keys() == plain.keys()
+    for id in ALL:
+        assert cards[id].error is None
+        assert cards[id].attacked == plain[id].attacked
+        said = {note.title: note.value for note in cards[id].notes}
+        assert said["gradient checks"] == "stopped: no room"
+        if cards[id].verdict != "wrong_clean":
+            assert said["the attacker who knows the defence"] == "stopped: no kernel"
+
+
 def test_logits_that_are_not_finite_are_an_error_card(backbone, monkeypatch):
     nan = DefenseResult(torch.full((1, 4), math.nan))
     monkeypatch.setattr(FARE, "__call__", lambda self, clf, x, *, run: nan)

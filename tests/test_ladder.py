@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests import tiny
+from vlmdefense_demo.attacks.apgd import APGDCE
 from vlmdefense_demo.defenses.base import Defender
 from vlmdefense_demo.engine import compare
 from vlmdefense_demo.geometry import Ball
@@ -175,6 +176,25 @@ def test_two_labels_and_groups_are_no_trouble(backbone, x, targeted):
     attacker = opponent(Bare(), clf, x, goal=goal)
     for _, attempt in attacker.rungs().values():
         assert attempt(x, None).isfinite().all()
+
+
+def test_where_dlr_says_nothing_the_margin_follows_cross_entropy(clf, x):
+    """Two answers, with flat cross-entropy: the second loss gets through, and is what is named."""
+    goal = Goal(clf(x).argmax(1), groups=torch.tensor([0, 0, 0, 1]))
+
+    @dataclass(frozen=True)
+    class Sure(Bare):
+        def __call__(self, clf, x, *, run):
+            return DefenseResult(400 * clf(x))
+
+    attacker = opponent(Sure(), clf, x, 16 / 255, goal=goal)
+    assert attacker.rungs()["adaptive"][0] == "APGD-CE and APGD-T, 6 steps each"
+    assert opponent(Sure(), clf, x).rungs()["adaptive"][0] == "APGD-CE and APGD-DLR, 6 steps each"
+    alone = APGDCE(eps=16 / 255, steps=6, stop_early=True)(
+        lambda pixels: 400 * clf(pixels), x, goal, run=tiny.run_for(6)
+    )
+    won = reached(Sure(), clf, attacker.adaptive(x), goal).sum()
+    assert won > goal.reached(clf(alone)).sum()
 
 
 # on the cards

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vlmdefense_demo.errors import InvalidLabels
-from vlmdefense_demo.losses import LOSSES, cross_entropy, dlr, margin
+from vlmdefense_demo.losses import LOSSES, cross_entropy, dlr, dlr_targeted, margin
 from vlmdefense_demo.types import Goal
 
 LOGITS = torch.tensor([[3.0, 1.0, 0.0, -1.0], [0.0, 2.0, 1.0, 1.5]])
@@ -64,6 +64,50 @@ def test_losses_treat_every_row_alone(loss):
     for i in range(2):
         row = slice(i, i + 1)
         torch.testing.assert_close(loss(LOGITS[row], LABELS[row], ALLIES[row]), batch[row])
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_no_loss_gains_from_moving_to_an_ally(loss):
+    logits = torch.tensor([[5.0, 4.0, 1.0, 0.0, -1.0]], requires_grad=True)
+    allies = torch.tensor([[True, True, False, False, False]])
+    slope = torch.autograd.grad(loss(logits, torch.tensor([0]), allies).sum(), logits)[0][0]
+    assert slope[1] <= 0
+    assert slope[2] > 0
+
+
+def test_targeted_dlr_gains_nothing_from_an_ally():
+    logits = torch.tensor([[5.0, 4.0, 1.0, 0.0, -1.0]], requires_grad=True)
+    allies, target = torch.tensor([[True, True, False, False, False]]), torch.tensor([2])
+    slope = torch.autograd.grad(dlr_targeted(logits, allies, target).sum(), logits)[0][0]
+    assert slope[1] == 0
+    assert slope[2] > 0 > slope[0]
+
+
+@pytest.mark.parametrize("outside", [1, 2])
+def test_ratios_without_enough_answers_are_the_bare_margin(outside):
+    logits = torch.tensor([[5.0, 4.0, 3.5, 1.0, 0.5]], requires_grad=True)
+    allies = torch.arange(5)[None] < 5 - outside
+    plain = margin(logits, torch.tensor([0]), allies)
+    ratios = [dlr_targeted(logits, allies, torch.tensor([5 - outside]))]
+    if outside == 1:
+        ratios.append(dlr(logits, torch.tensor([0]), allies))
+    for ratio in ratios:
+        torch.testing.assert_close(ratio, plain)
+        assert torch.autograd.grad(ratio.sum(), logits)[0].isfinite().all()
+
+
+def test_cross_entropy_of_a_group_is_that_of_its_summed_probability():
+    logits = torch.tensor([[2.0, 1.0, 0.5]])
+    allies = torch.tensor([[True, True, False]])
+    expected = -logits.softmax(1)[0, :2].sum().log()
+    torch.testing.assert_close(cross_entropy(logits, torch.tensor([0]), allies)[0], expected)
+
+
+def test_cross_entropy_without_groups_is_torchs_to_the_bit():
+    logits = torch.randn(64, 9, generator=torch.Generator().manual_seed(0)).mul(20)
+    labels = torch.arange(64) % 9
+    plain = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    assert torch.equal(cross_entropy(logits, labels, no_allies(logits, labels)), plain)
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)

@@ -144,6 +144,7 @@ def test_an_attack_that_stood_still_or_lost_what_it_had():
     assert masking.stalled([-1.0, -0.9, -0.8, -0.5, 0.4], True) == ()
     assert masking.stalled([-1.0, -0.5, 0.5, -0.1], False) == ("lost_success",)
     assert masking.stalled([-1.0, -1.0], False) == ()
+    assert masking.stalled([-2.0, -2.0, -1.0, 0.3], True) == ()  # a few questions, and through
     assert masking.stalled([], False) == ()
 
 
@@ -164,6 +165,13 @@ def rung(name, verdict):
 )
 def test_a_blind_attacker_who_wins_where_a_seeing_one_does_not(ladder, flags):
     assert masking.blind_beats_gradient([rung(n, v) for n, v in ladder.items()]) == flags
+
+
+@pytest.mark.parametrize(("wrong", "flags"), [(0.75, ()), (0.25, ("blind_wins",))])
+def test_a_lucky_draw_of_a_random_defence_is_no_sign(wrong, flags):
+    lucky = [replace(rung("transfer", "fooled"), wrong=0.6, draws=8)]
+    held = replace(rung("white_box", "held"), wrong=wrong, draws=8)
+    assert masking.blind_beats_gradient([*lucky, held]) == flags
 
 
 def test_noise_that_does_it_in_half_of_the_draws():
@@ -226,6 +234,15 @@ def test_noise_of_a_patchs_height_everywhere_is_not_its_equal(backbone, monkeypa
     found = cards_of(backbone, attack=attack, attack_params={})["undefended"].flags
     assert not {"noise_enough", "weak_attack"} & set(found)
     assert "noise_enough" in cards_of(backbone)["undefended"].flags
+
+
+def test_noise_changes_no_answer_that_was_wrong_before(backbone):
+    """The goal of leaving the right label is reached in every draw, by no merit of the noise."""
+    right = cards_of(backbone)["undefended"].clean
+    worst = right.labels[min(range(4), key=right.logits.__getitem__)]
+    card = cards_of(backbone, reference=worst)["undefended"]
+    assert card.verdict == "wrong_clean"
+    assert card.flags == ()
 
 
 def test_checks_can_be_left_out(backbone, monkeypatch):

@@ -106,6 +106,33 @@ def test_a_picture_that_cannot_be_read_is_no_goal():
         read_upload(b"\x89PNG\r\n\x1a\n but not really")
 
 
+def test_a_second_picture_that_lies_around_is_not_the_goal(backbone, clf):
+    other = tiny.images(seed=9)
+    shown = tiny.LABELS[int(clf(other).argmax())]
+    wanted = next(w for w in ranked(last(backbone))[1:] if w != shown)
+    one = last(backbone, aim=Aim("label", wanted))
+    two = last(backbone, aim=Aim("label", wanted, other))
+    assert one.attack.png == two.attack.png
+
+
+@pytest.mark.parametrize("labels", [[5], [None], [5, "cat"]])
+def test_labels_that_are_no_text_are_a_sentence(labels):
+    with pytest.raises(InvalidLabels, match="Labels are text"):
+        check_request(request(labels=labels))
+
+
+@pytest.mark.parametrize("labels", ["dog, cat", ["dog, cat"], ["dog", "cat"]])
+def test_a_caption_joins_labels_in_any_form(labels):
+    words, _ = request(labels=labels, aim=Aim("caption", "a red car")).words()
+    assert words == ("dog", "cat", "a red car")
+
+
+def test_a_label_typed_with_a_combining_accent_is_the_same_label():
+    labels = ["cafe\u0301", "dog"]
+    for name in ("caf\u00e9", "cafe\u0301", " CAFE\u0301 "):
+        check_request(request(labels=labels, reference=name, aim=Aim("label", "dog")))
+
+
 # groups
 
 

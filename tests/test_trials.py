@@ -69,6 +69,14 @@ def test_a_killed_trial_goes_on_where_it_stopped(folder, backbone, tmp_path):
     assert timeless(cut) == timeless(whole)
 
 
+def test_other_settings_are_another_measurement(folder, backbone, tmp_path):
+    photos, file = chosen_photos(folder, 2), tmp_path / "rows.jsonl"
+    for steps in (1, 2, 2):
+        asked = plan(attacks=("pgd",), eps=(1.0,), settings={"pgd": {"steps": steps}})
+        measure(asked, backbone, photos, file)
+    assert sorted(r["b"] for r in read_rows(file)) == [1, 1, 2, 2]
+
+
 def test_a_ladder_gives_one_row_a_rung(folder, backbone, tmp_path):
     asked = plan(
         attacks=("pgd",), eps=(8.0,), defenses=("ttc",), rungs=("white_box", "adaptive"),

@@ -44,8 +44,8 @@ FLAGS: dict[str, tuple[str, str]] = {
         "a blind attacker wins",
         "An attacker without any gradient (transfer, or scores only) broke this defence where one "
         "with its gradient did not. More knowledge cannot hurt an attacker who has steps enough: "
-        "the gradient is masked, or the steps were too few, or one draw of a random defence was "
-        "lucky. Look at the fresh draws.",
+        "the gradient is masked, or the steps were too few. A random defence counts as broken "
+        "where most fresh draws are wrong.",
     ),
     "weak_attack": (
         "weak attack",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vlmdefense_demo.errors import InvalidLabels, MethodFailed
+from vlmdefense_demo.labels import plain
 from vlmdefense_demo.types import Logits, Prediction, Verdict
 
 
@@ -19,7 +20,7 @@ def predict(labels: tuple[str, ...], logits: Logits) -> list[Prediction]:
     """
     if not bool(torch.isfinite(logits).all()):
         raise MethodFailed("The method produced logits that are not finite on this image.")
-    probs: Tensor = logits.double().softmax(1)
+    probs: Tensor = logits.detach().cpu().double().softmax(1)  # MPS has no float64
     return [
         Prediction(labels, tuple(p), tuple(z))
         for p, z in zip(probs.tolist(), logits.tolist(), strict=True)
@@ -39,7 +40,7 @@ def find_label(labels: tuple[str, ...], wanted: str) -> int:
     Raises:
         InvalidLabels: it is not in the list.
     """
-    name = " ".join(wanted.split()).casefold()
+    name = plain(wanted).casefold()
     if not name:
         raise InvalidLabels("There is no target label.", "Write one, or choose another goal.")
     for i, label in enumerate(labels):

@@ -28,7 +28,7 @@ def clean_labels(raw: str | Iterable[str]) -> tuple[str, ...]:
     for item in raw:
         if not isinstance(item, str):
             raise InvalidLabels(f"Labels are text, got {type(item).__name__}.")
-        label = _plain(item)
+        label = plain(item)
         if len(label) > MAX_LENGTH:
             raise InvalidLabels(
                 f"A label has {len(label)} characters (“{label[:24]}…”); "
@@ -63,7 +63,7 @@ def grouped_labels(raw: str | Iterable[str]) -> tuple[tuple[str, ...], tuple[int
     place = {label.casefold(): i for i, label in enumerate(labels)}
     groups = list(range(len(labels)))
     for team in teams:
-        members = [groups[place[w]] for word in team if (w := _plain(word).casefold()) in place]
+        members = [groups[place[w]] for word in team if (w := plain(word).casefold()) in place]
         groups = [min(members) if g in members else g for g in groups]
     if len(set(groups)) < MIN_LABELS:
         raise InvalidLabels(
@@ -79,7 +79,7 @@ def clean_template(raw: str) -> str:
     Raises:
         InvalidLabels: no or several places, or longer than 120 characters.
     """
-    template = _plain(raw)
+    template = plain(raw)
     if template.count("{}") != 1:
         raise InvalidLabels(
             f"A template needs exactly one {{}} where the label goes, got {template.count('{}')}.",
@@ -97,7 +97,8 @@ def fill(template: str, label: str) -> str:
     return template.replace("{}", label)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Text as labels are kept: NFC, no control characters, single spaces."""
     text = unicodedata.normalize("NFC", text)
     text = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
     return " ".join(text.split())

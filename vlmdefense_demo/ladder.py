@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmdefense_demo.attacks.apgd import APGDCE, APGDDLR
+from vlmdefense_demo.attacks.apgd import APGDCE, APGDDLR, APGDT
 from vlmdefense_demo.attacks.ascent import PAST_BOUNDARY, Ascent
 from vlmdefense_demo.attacks.base import Attacker
 from vlmdefense_demo.attacks.eot import eot_objective
@@ -80,7 +80,7 @@ class Opponent:
         """
         steps, draws = self.budget.adaptive_steps, self.budget.draws
         drawn = f"EOT-PGD, {steps} steps × {draws} draws" if self.defense.stochastic else (
-            f"APGD-CE and APGD-DLR, {steps} steps each"
+            f"APGD-CE and {'APGD-DLR' if self._dlr_fits() else 'APGD-T'}, {steps} steps each"
         )  # fmt: skip
         known = "PGD-L2" if self.ball.norm == "l2" else "PGD"
         found: dict[RungName, tuple[str, Callable[[Images, Images | None], Images]]] = {}
@@ -134,7 +134,10 @@ class Opponent:
         return self.ball.quantise(torch.cat(rows), x)
 
     def _two_losses(self, target: LogitFn, x: Images, run: Run) -> Images:
-        """APGD-CE, then APGD-DLR where that did not get past the boundary."""
+        """APGD-CE, then another loss where that did not get past the boundary.
+
+        DLR, which no temperature can flatten; the margin (APGD-T) where DLR has no meaning.
+        """
         options: dict[str, Any] = {
             "norm": self.ball.norm,
             "steps": self.budget.adaptive_steps,
@@ -142,15 +145,18 @@ class Opponent:
         }
         options |= {"radius" if self.ball.norm == "l2" else "eps": self.ball.radius}
         images = APGDCE(**options)(target, x, self.goal, run=run.child("ce"))
-        three_answers = self.goal.groups is None or len(set(self.goal.groups.tolist())) > 2
-        if self.goal.targeted or len(self.clf.labels) < 3 or not three_answers:
-            return images
         best = self._margin(target, images)
         if bool((best >= PAST_BOUNDARY).all()):
             return images
-        others = APGDDLR(**options)(target, x, self.goal, run=run.child("dlr"))
-        better = self._margin(target, others) > best
+        second: Attacker = APGDDLR(**options) if self._dlr_fits() else APGDT(**options)
+        others = second(target, x, self.goal, run=run.child("second"))
+        better = (self._margin(target, others) > best) & (best < PAST_BOUNDARY)
         return torch.where(better[:, None, None, None], others, images)
+
+    def _dlr_fits(self) -> bool:
+        """Whether the ratio of three logits says something: no target, two wrong labels or more."""
+        allies = self.goal.allies(torch.zeros(len(self.goal.labels), len(self.clf.labels)))
+        return not self.goal.targeted and int((~allies).sum(1).min()) > 1
 
     def _expectation(self, target: LogitFn, x: Images, warm: Images | None, run: Run) -> Images:
         """EOT-PGD on the margin, from the transfer image where there is one."""

@@ -92,7 +92,7 @@ def stalled(margins: Sequence[float], reached: bool) -> tuple[str, ...]:
     """GM14: the attack went nowhere at first, or passed a success that its file lost."""
     flags = []
     start = margins[: max(2, round(FLAT * len(margins)))]
-    if len(margins) > 3 and max(start) - min(start) < 1e-6:
+    if len(margins) > 3 and not reached and max(start) - min(start) < 1e-6:
         flags.append("flat_start")
     if margins and max(margins) > 0 and not reached:
         flags.append("lost_success")
@@ -100,10 +100,16 @@ def stalled(margins: Sequence[float], reached: bool) -> tuple[str, ...]:
 
 
 def blind_beats_gradient(ladder: Sequence[Rung]) -> tuple[str, ...]:
-    """GM7: an attacker without the gradient got through where one with it did not."""
-    verdicts = {rung.name: rung.verdict for rung in ladder}
-    blind = "fooled" in (verdicts.get("transfer"), verdicts.get("black_box"))
-    return ("blind_wins",) if blind and verdicts.get("white_box") == "held" else ()
+    """GM7: an attacker without the gradient got through where one with it did not.
+
+    A random defence counts as broken where most fresh draws are wrong, so that luck is no sign.
+    """
+    broke = {
+        rung.name: rung.verdict == "fooled" if rung.wrong is None else rung.wrong >= 0.5
+        for rung in ladder
+    }
+    blind = broke.get("transfer", False) or broke.get("black_box", False)
+    return ("blind_wins",) if blind and not broke.get("white_box", True) else ()
 
 
 def noise_fools(answers: Tensor, goal: Goal) -> tuple[str, ...]:

@@ -90,10 +90,13 @@ class Request:
 
     def words(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """The labels with a caption among them, and the group of each."""
-        labels = [self.labels] if isinstance(self.labels, str) else list(self.labels)
+        given: Any = self.labels
+        if not isinstance(given, str) and len(given) == 1 and isinstance(given[0], str):
+            given = given[0]  # a list of labels that came as one text
+        labels = given.replace("\n", ",").split(",") if isinstance(given, str) else list(given)
         if self.aim.kind == "caption":
-            labels = [*labels, self.aim.word]
-        return grouped_labels(",".join(labels) if len(labels) == 1 else labels)
+            labels.append(self.aim.word)
+        return grouped_labels(labels)
 
     def attacker(self) -> Attacker | None:
         """The attack with its parameters."""

@@ -38,20 +38,26 @@ class Meter:
         """Time a block and count the passes inside it; the cost is complete after the block."""
         cost = Cost()
         cuda = self.device.type == "cuda"
+        self._wait()
         if cuda:
-            torch.cuda.synchronize(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
         self._open.append(cost)
         start = time.perf_counter()
         try:
             yield cost
-            if cuda:
-                torch.cuda.synchronize(self.device)
+            self._wait()
         finally:
             cost.seconds = time.perf_counter() - start
             if cuda:
                 cost.peak_bytes = torch.cuda.max_memory_allocated(self.device)
             self._open.pop()  # stages nest, and equal costs are not the same cost
+
+    def _wait(self) -> None:
+        """For what was given to a GPU to be done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
 
     def tick(self, tower: Tower, out: Tensor) -> None:
         """Book a forward of `out`'s rows, and its backward when a gradient arrives at `out`."""

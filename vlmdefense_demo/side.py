@@ -24,10 +24,14 @@ from vlmdefense_demo.types import (
     DefenseResult,
     Images,
     Logits,
+    Note,
     Prediction,
     Rung,
     RungName,
 )
+
+# What one method may fail with, on some picture or device, without taking the others along.
+FAILURES = (DemoError, torch.cuda.OutOfMemoryError, NotImplementedError)
 
 
 @dataclass
@@ -54,7 +58,7 @@ class Side:
                 attacked, cost, result = self._answer(stage.adversarial)
         except Cancelled:
             raise
-        except (DemoError, torch.cuda.OutOfMemoryError) as error:
+        except FAILURES as error:
             self.card = replace(self.card, error=str(error))
             return self.card
         plain = first.cost.seconds if first.cost else 0.0
@@ -75,6 +79,15 @@ class Side:
 
     def check(self) -> Card:
         """GM2, GM3, GM5 and GM11: the gradient through the defence, and whether it does anything."""
+        try:
+            self.card = replace(self.card, flags=self.card.flags + self._flags())
+        except Cancelled:
+            raise
+        except FAILURES as error:
+            self._note("gradient checks", error)
+        return self.card
+
+    def _flags(self) -> tuple[str, ...]:
         stage, goal = self.stage, self.stage.goal
         assert goal is not None
         assert self.card.clean is not None
@@ -86,12 +99,19 @@ class Side:
 
         flags = masking.slope(target, stage.x, goal).flags()
         flags += masking.probabilities(self.card.clean)
-        flags += masking.inactive(self.card.clean, stage.card.clean)
-        self.card = replace(self.card, flags=self.card.flags + flags)
-        return self.card
+        return flags + masking.inactive(self.card.clean, stage.card.clean)
 
     def climb(self) -> Iterator[Card]:
-        """The attackers who know the defence, and after them GM7."""
+        """The attackers who know the defence, and after them GM7; a failure ends the climb only."""
+        try:
+            yield from self._climb()
+        except Cancelled:
+            raise
+        except FAILURES as error:
+            self._note("the attacker who knows the defence", error)
+            yield self.card
+
+    def _climb(self) -> Iterator[Card]:
         stage, request = self.stage, self.stage.request
         attacker, goal = request.attacker(), stage.goal
         assert attacker is not None
@@ -107,7 +127,8 @@ class Side:
             how, attempt = rungs[name]
             with stage.meter.stage() as cost:
                 images = attempt(stage.x, stage.adversarial if request.climb else None)
-            png = stage.png(images, {"defense": self.row.id, "rung": name})
+            against = {"defense": self.row.id, "settings": shown(self.method)}
+            png = stage.png(images, against | {"rung": name, "how": how})
             delivered = from_png(png).to(stage.x)
             self._add(name, how, delivered, self._once(delivered), cost, png)
             yield self.card
@@ -133,6 +154,10 @@ class Side:
             float((x - stage.x).abs().max() * LEVELS), wrong, draws, png,
         )  # fmt: skip
         self.card = replace(self.card, ladder=(*self.card.ladder, rung))
+
+    def _note(self, what: str, error: Exception) -> None:
+        note = Note(what, f"stopped: {error}")
+        self.card = replace(self.card, notes=(*self.card.notes, note))
 
     def _run(self) -> Run:
         return self.stage.run.child(self.row.id)

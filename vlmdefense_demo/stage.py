@@ -121,7 +121,8 @@ class Stage:
         assert attacker is not None
         fooled = self.card.verdict != "held"
         flags = masking.stalled(report.margins, report.success)
-        if report.linf and attacker.ball.norm == "linf":
+        hit = self.card.verdict != "wrong_clean"  # else the answer was wrong before any noise
+        if report.linf and hit and attacker.ball.norm == "linf":
             flags += masking.canary(report.linf, fooled, goal.targeted)
             copies = self.x.expand(NOISES, -1, -1, -1)
             run = replace(self.run.child("noise check"), ids=tuple(map(str, range(NOISES))))
@@ -146,6 +147,7 @@ class Stage:
             "params": shown(attacker) if attacker is not None else {},
             "goal": request.aim.kind,
             "target": request.aim.text,
+            "truth": request.reference,
             "seed": request.seed,
             "version": __version__,
         }
@@ -181,7 +183,8 @@ class Stage:
             index = int(logits.masked_fill(own, -torch.inf).argmax())
         elif aim.kind == "least likely":
             index = int(logits.masked_fill(own, torch.inf).argmin())
-        elif aim.picture is not None:
+        elif aim.kind == "picture":
+            assert aim.picture is not None
             with torch.no_grad():
                 features = self.clf.encode_image(aim.picture.to(self.x))
             index = int(self.clf.logits(features).argmax())

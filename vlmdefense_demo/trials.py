@@ -53,8 +53,9 @@ class Plan:
     settings: dict[str, dict[str, Any]] | None = None
 
     def company(self) -> list[str]:
-        """What is tried beside the attack."""
-        return [*sorted(self.defenses), *self.rungs]
+        """What is tried beside the attack, and with which settings."""
+        settings = json.dumps(self.settings or {}, sort_keys=True)
+        return [*sorted(self.defenses), *self.rungs, settings, str(self.budget)]
 
     def cells(self) -> Iterator[tuple[str, float | None]]:
         """Every attack with every radius it knows."""
@@ -70,6 +71,7 @@ def measure(
     """Append the missing rows of a plan to a JSONL file."""
     done = {key(row) for row in read_rows(file)} if file.exists() else set()
     file.parent.mkdir(parents=True, exist_ok=True)
+    _cut_torn_line(file)
     with file.open("a", encoding="utf-8") as out:
         for photo, labels in tqdm(photos, mininterval=5):
             for attack, eps in plan.cells():
@@ -80,8 +82,15 @@ def measure(
                 out.flush()
 
 
+def _cut_torn_line(file: Path) -> None:
+    """A killed write leaves half a line, which must not swallow the next one."""
+    if file.exists():
+        whole = file.read_bytes()
+        file.write_bytes(whole[: whole.rfind(b"\n") + 1])
+
+
 def key(row: Row) -> tuple[Any, ...]:
-    """What makes a measurement the same one: photo, attack, radius, defences tried with it."""
+    """What makes a measurement the same one: photo, attack, radius, what was tried with it."""
     return (row["photo"], row["attack"], row["eps"], *row["with"])
 
 

@@ -67,8 +67,8 @@ class Goal:
 
     def select(self, rows: Tensor) -> Goal:
         """The goal of a subset of the batch; `rows` are indices or a mask."""
-        features = None if self.features is None else self.features[rows]
-        return Goal(self.labels[rows], self.targeted, self.groups, features)
+        features = None if self.features is None else self.features[rows.to(self.features.device)]
+        return Goal(self.labels[rows.to(self.labels.device)], self.targeted, self.groups, features)
 
 
 @dataclass

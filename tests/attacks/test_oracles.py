@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from tests import tiny
+from vlmdefense_demo import library
 from vlmdefense_demo.attacks.autoattack import standard, worst_of
 from vlmdefense_demo.attacks.controls import Blur, JPEGControl, Noise
 from vlmdefense_demo.attacks.cw import CW
@@ -100,6 +101,16 @@ def test_fab_reaches_the_plane_by_the_shortest_linf_way(line):
     assert (found <= nearest * 1.06).all()
 
 
+def test_fab_counts_only_what_survives_the_file():
+    net, x = tiny.t0(), tiny.t0_images()
+    goal = Goal(net(x).argmax(1))
+    attack = FABT(eps=4 / 255, steps=20)
+    out = attack(net, x, goal, run=tiny.run_for(16))
+    assert torch.equal(attack.ball.quantise(out, x), out)
+    assert torch.equal(goal.reached(net(out)), (out != x).flatten(1).any(1))
+    assert goal.reached(net(out)).sum() >= 14
+
+
 def test_fab_returns_the_image_where_the_ball_is_too_small(line):
     x = middle()
     eps = float(to_plane(line, x, 1).min()) / 2
@@ -155,6 +166,15 @@ def test_every_part_of_autoattack_gets_what_still_stands():
     out = worst_of(parts, target, x, Goal(torch.zeros(3, dtype=torch.long)), tiny.run_for(3))
     assert [p.rows for p in parts] == [[("0", "1", "2")], [("0", "2")], [("2",)], []]
     assert (target(out).argmax(1) == 1).all()
+
+
+def test_autoattack_works_on_a_batch_whose_images_fall_one_by_one(clf):
+    """Also with a picture that is wrong before; called as a script calls it."""
+    x = tiny.images(3)
+    goal = Goal((clf(x).argmax(1) + torch.tensor([0, 1, 0])) % 4)
+    result = library.attack("autoattack", clf, x, goal, eps=32 / 255)
+    assert result.success.all()
+    assert torch.equal(result.images[1], x[1])
 
 
 def test_the_standard_version_is_what_the_paper_says():
@@ -218,6 +238,21 @@ def test_a_patch_is_one_square_of_the_wanted_area(clf, place, printable):
         assert changed.float().mean() <= side * side / 32**2
     if place == "centre":
         assert (out != x)[:, :, 15:17, 15:17].any(1).all()
+
+
+def test_a_printable_patch_is_never_split_over_two_edges(clf):
+    """Shifted or not, the corner patch is one square of one size."""
+    x, seen = tiny.images(1), []
+
+    def target(pixels):
+        changed = (pixels.detach() != x).any(1)[0]
+        seen.append([changed.any(d).nonzero().flatten() for d in (0, 1)])
+        return clf(pixels)
+
+    attack = Patch(area=0.1, steps=12, place="corner", printable=True)
+    attack(target, x, Goal(clf(x).argmax(1)), run=tiny.run_for(1))
+    assert all(int(axis[-1] - axis[0]) < 10 for places in seen for axis in places)
+    assert len({tuple(map(int, (a[0], b[0]))) for a, b in seen}) > 1
 
 
 def test_more_area_never_makes_the_patch_weaker(clf):

@@ -178,7 +178,7 @@ def test_apgd_t_is_bit_identical(net, x, y, levels, standing):
         goal, target = Goal(y[left]), ranked[left, place]
         found, _ = apgd(
             net, x[left], oracle_start(x[left], ball, stream),
-            lambda logits, g=goal, t=target: dlr_targeted(logits, g.labels, t),
+            lambda logits, g=goal, t=target: dlr_targeted(logits, g.allies(logits), t),
             goal, ball, 30, tiny.run_for(len(left)), keep="last",
         )  # fmt: skip
         won = net(found).argmax(1) != y[left]

@@ -21,6 +21,7 @@ GOOD = {
     "params": {"eps": 2, "steps": 33},
     "goal": "label",
     "target": "cat",
+    "truth": "puppy",
     "seed": 7,
     "version": "0.1",
 }
@@ -42,7 +43,7 @@ def test_everything_that_was_written_comes_back(written):
     assert read_recipe(written(GOOD)) == Recipe(
         labels="dog = puppy, cat", template="a drawing of a {}.", attack="apgd_ce",
         params={"eps": 2, "steps": 33}, goal="label", target="cat", seed=7, model="pocket",
-        knows=False,
+        truth="puppy", against="",
     )  # fmt: skip
 
 
@@ -61,7 +62,13 @@ def test_a_picture_of_anybody_else_has_no_recipe(written, photos):
 
 
 def test_a_file_made_against_a_defence_says_so(written):
-    assert read_recipe(written(GOOD | {"defense": "fare", "rung": "adaptive"})).knows
+    rung = {"defense": "fare", "rung": "adaptive", "how": "APGD-CE and APGD-DLR, 20 steps each"}
+    recipe = read_recipe(written(GOOD | rung))
+    assert recipe.knows
+    assert not read_recipe(written(GOOD)).knows
+    assert recipe.sentence().startswith(
+        "Made by this demo: APGD-CE and APGD-DLR, 20 steps each, against FARE, seed 7."
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,6 +93,11 @@ def test_a_file_made_against_a_defence_says_so(written):
         {"goal": "fame"},
         {"goal": ["label"]},
         {"target": "zebra"},
+        {"truth": "zebra"},
+        {"truth": 3},
+        {"labels": ["dog, brown", "cat", "puppy"]},
+        {"rung": "adaptive"},
+        {"rung": "adaptive", "how": "PGD", "defense": "pgd"},
         {"seed": "7"},
         {"seed": 1e99},
     ],
@@ -107,10 +119,10 @@ def test_what_a_run_delivers_restores_its_form(site, form, tmp_path, goal):
     target = {"label": "dog", "caption": "a blue bus"}.get(goal, "")
     asked = replace(
         form, labels="cat = kitten, dog, lion", template="this is a {}", goal=goal, target=target,
-        attack="mi_fgsm", attack_params={"eps": 2, "steps": 3}, defenses={}, seed=11,
+        attack="mi_fgsm", attack_params={"eps": 2, "steps": 3}, defenses={}, seed=11, truth="kitten",
     )  # fmt: skip
     updates = list(handlers.run(site, asked, "me"))
-    path = next(u["download"].value for u in updates if "download" in u)
+    path = next(u["download"].value for u in updates if "pair" in u)
     if isinstance(path, dict):
         path = path["path"]
     assert read_upload(path).recipe is not None
@@ -119,4 +131,4 @@ def test_what_a_run_delivers_restores_its_form(site, form, tmp_path, goal):
     assert (recipe.template, recipe.attack, recipe.seed) == ("this is a {}", "mi_fgsm", 11)
     assert (recipe.goal, recipe.target) == (goal, target)
     assert recipe.params["eps"], recipe.params["steps"] == (2, 3)
-    assert recipe.model == "pocket"
+    assert (recipe.model, recipe.truth, recipe.knows) == ("pocket", "kitten", False)

@@ -30,6 +30,7 @@ RISES = 0.75
 TARGETS = 9
 Value = Callable[[Logits], Tensor]  # (B, K) -> (B,) what is ascended
 Select = Callable[[Tensor], Value]  # rows of the batch -> their value
+Try = tuple[str, Select, Tensor]  # a name, the value, and (B,) bool: the images it is for
 
 
 @dataclass
@@ -195,7 +196,7 @@ class AutoPGD(Attacker):
         """The margin at which an image is finished."""
         return PAST_BOUNDARY if self.stop_early else torch.inf
 
-    def losses(self, target: LogitFn, x: Images, goal: Goal) -> Iterator[tuple[str, Select]]:
+    def losses(self, target: LogitFn, x: Images, goal: Goal) -> Iterator[Try]:
         """What to ascend, one after the other, each from its own random start."""
         raise NotImplementedError
 
@@ -203,11 +204,11 @@ class AutoPGD(Attacker):
         """(B, 3, H, W) -> adversarial images of the same shape, inside the ball."""
         images = x
         best = torch.full((len(x),), -torch.inf, device=x.device)
-        for name, select in self.losses(target, x, goal):
+        for name, select, among in self.losses(target, x, goal):
             for i in range(self.restarts + 1):
-                rows = (best < self.enough).nonzero().squeeze(1)
+                rows = ((best < self.enough) & among).nonzero().squeeze(1)
                 if not len(rows):
-                    return images
+                    break
                 here = run.child(f"{name}{i}").select(rows.tolist())
                 if len(rows) < len(x):  # a series of some rows cannot stand beside one of all
                     here = replace(here, trace={})
@@ -227,9 +228,9 @@ class AutoPGD(Attacker):
 class APGDCE(AutoPGD):
     """Auto-PGD on the cross-entropy."""
 
-    def losses(self, target: LogitFn, x: Images, goal: Goal) -> Iterator[tuple[str, Select]]:
+    def losses(self, target: LogitFn, x: Images, goal: Goal) -> Iterator[Try]:
         """Cross-entropy of the label to leave, or minus that of the target."""
-        yield "ce", _of_goal(goal, "ce")
+        yield "ce", _of_goal(goal, "ce"), _all(x)
 
 
 @dataclass(frozen=True)
@@ -239,13 +240,13 @@ class APGDDLR(AutoPGD):
     Needs three labels, and has no target.
     """
 
-    def losses(self, target: LogitFn, x: Images, goal: Goal) -> Iterator[tuple[str, Select]]:
+    def losses(self, target: LogitFn, x: Images, goal: Goal) -> Iterator[Try]:
         """DLR of the label to leave."""
         if goal.targeted:
             raise InvalidParameter(
                 "The DLR loss is for untargeted attacks.", "Choose APGD-T or APGD-CE for a target."
             )
-        yield "dlr", _of_goal(goal, "dlr")
+        yield "dlr", _of_goal(goal, "dlr"), _all(x)
 
 
 @dataclass(frozen=True)
@@ -258,23 +259,27 @@ class APGDT(AutoPGD):
 
     steps: Annotated[int, Range(1, 200, 1), "gradient steps for each target"] = 50
 
-    def losses(self, target: LogitFn, x: Images, goal: Goal) -> Iterator[tuple[str, Select]]:
+    def losses(self, target: LogitFn, x: Images, goal: Goal) -> Iterator[Try]:
         """Targeted DLR against each wrong label, strongest first; 1 forward to rank them."""
         if goal.targeted:
-            yield "t", _of_goal(goal, "margin")
+            yield "t", _of_goal(goal, "margin"), _all(x)
             return
         with torch.no_grad():
             logits = target(x)
         allies = goal.allies(logits)
         ranked = logits.masked_fill(allies, -torch.inf).argsort(1, descending=True)
-        labels = goal.labels.to(logits.device)
-        for i in range(min(TARGETS, int((~allies).sum(1).min()))):
-            yield f"t{i}", _towards(labels, ranked[:, i])
+        wrong = (~allies).sum(1)
+        for i in range(min(TARGETS, int(wrong.max()))):
+            yield f"t{i}", _towards(allies, ranked[:, i]), wrong > i
 
 
 def _of_goal(goal: Goal, loss: str) -> Select:
     return lambda rows: lambda logits: goal.select(rows).maximise(logits, LOSSES[loss])
 
 
-def _towards(labels: Tensor, target: Tensor) -> Select:
-    return lambda rows: lambda logits: dlr_targeted(logits, labels[rows], target[rows])
+def _towards(allies: Tensor, target: Tensor) -> Select:
+    return lambda rows: lambda logits: dlr_targeted(logits, allies[rows], target[rows])
+
+
+def _all(x: Images) -> Tensor:
+    return torch.ones(len(x), dtype=torch.bool, device=x.device)

@@ -9,7 +9,7 @@ composition at its full budget is not AutoAttack and carries its own name.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -41,6 +41,7 @@ def worst_of(parts: Sequence[Attacker], target: LogitFn, x: Images, goal: Goal, 
         if not len(standing):
             break
         here = run.child(type(part).__name__.lower()).select(standing.tolist())
+        here = replace(here, trace={})  # series of four attacks on ever fewer images do not add up
         found = part(target, x[standing], goal.select(standing), run=here)
         found = part.ball.quantise(found, x[standing]).to(x)
         images = images.index_copy(0, standing, found)

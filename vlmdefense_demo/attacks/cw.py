@@ -34,7 +34,7 @@ class CW(Attacker):
     """
 
     searches: Annotated[int, Range(1, 9, 1), "values of c tried"] = 4
-    steps: Annotated[int, Range(1, 300, 1), "Adam steps for each c"] = 60
+    steps: Annotated[int, Range(1, 200, 1), "Adam steps for each c"] = 60
     learning_rate: Annotated[float, Range(0.001, 0.2, 0.001), "of Adam"] = 0.01
     confidence: Annotated[float, Range(0, 20, 0.5), "kappa: logits past the boundary"] = 0.0
     trade: Annotated[float, Range(0.001, 100, 0.001), "first c"] = 1.0

@@ -2,8 +2,10 @@
 
 Source: Croce & Hein, "Minimally distorted Adversarial Examples with a Fast Adaptive Boundary
 Attack", ICML 2020 (arXiv 1907.02044), targeted, L-infinity. Differs from the reference code: the
-projection is found by bisection on its radius instead of sorting every coordinate, and an image walks
-towards every target, not only to the first that fools inside the ball.
+projection is found by bisection on its radius instead of sorting every coordinate, an image walks
+towards every target, not only to the first that fools inside the ball, and a point counts as
+adversarial when its 8-bit picture is: the closest points lie so near the boundary that rounding
+would undo half of them.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vlmdefense_demo.attacks.base import Attacker
+from vlmdefense_demo.geometry import LEVELS
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.types import Goal, Images, LogitFn
 
@@ -38,13 +42,15 @@ class FABT(Attacker):
             logits = target(x)
         allies = goal.allies(logits)
         ranked = logits.masked_fill(allies, -torch.inf).argsort(1, descending=True)
-        wrong = 1 if goal.targeted else min(TARGETS, int((~allies).sum(1).min()))
+        wrong = (~allies).sum(1)
+        if goal.targeted:  # one walk, away from the clean answer
+            wrong = torch.ones_like(wrong)
+            allies = F.one_hot(logits.argmax(1), logits.shape[1]).bool()
         images, distance = x, torch.full((len(x),), torch.inf, device=x.device)
-        for i in range(wrong):
+        for i in range(min(TARGETS, int(wrong.max()))):
             towards = goal.labels.to(x.device) if goal.targeted else ranked[:, i]
-            left = logits.argmax(1) if goal.targeted else goal.labels.to(x.device)
-            found, reach = self._walk(target, x, goal, (left, towards), run.child(f"target{i}"))
-            closer = (reach < distance) & (reach <= self.eps + 1e-6)
+            found, reach = self._walk(target, x, goal, (allies, towards), run.child(f"target{i}"))
+            closer = (reach < distance) & (reach <= self.eps + 1e-6) & (wrong > i)
             images = torch.where(closer[:, None, None, None], found, images)
             distance = torch.where(closer, reach, distance)
         return images
@@ -53,7 +59,7 @@ class FABT(Attacker):
         self, target: LogitFn, x0: Images, goal: Goal, pair: tuple[Tensor, Tensor], run: Run
     ) -> tuple[Images, Tensor]:
         """The closest success towards one label, and its (B,) L-infinity distance."""
-        left, towards = pair
+        leave, towards = pair
         x, best = x0, x0
         distance = torch.full((len(x0),), torch.inf, device=x0.device)
         for i in range(self.steps):
@@ -61,7 +67,8 @@ class FABT(Attacker):
             with torch.enable_grad():
                 leaf = x.detach().requires_grad_()
                 logits = target(leaf)
-                lead = (logits.gather(1, towards[:, None]) - logits.gather(1, left[:, None]))[:, 0]
+                best_left = logits.masked_fill(~leave, -torch.inf).amax(1)
+                lead = logits.gather(1, towards[:, None])[:, 0] - best_left
                 normal = torch.autograd.grad(lead.sum(), leaf)[0]
             offset = (normal * x).flatten(1).sum(1) - lead.detach()
             step, home = project_plane(x, normal, offset), project_plane(x0, normal, offset)
@@ -69,11 +76,12 @@ class FABT(Attacker):
             share = (near / (near + far)).clamp(0, MOST_OF_ORIGINAL)[:, None, None, None]
             x = (x + OVERSHOOT * step) * (1 - share) + (x0 + OVERSHOOT * home) * share
             x = x.clamp(0, 1)
+            rounded = (x * LEVELS).round() / LEVELS
             with torch.no_grad():
-                won = goal.reached(target(x))
-            reach = (x - x0).abs().flatten(1).amax(1)
+                won = goal.reached(target(rounded))
+            reach = (rounded - x0).abs().flatten(1).amax(1)
             closer = won & (reach < distance)
-            best = torch.where(closer[:, None, None, None], x, best)
+            best = torch.where(closer[:, None, None, None], rounded, best)
             distance = torch.where(closer, reach, distance)
             x = torch.where(won[:, None, None, None], x0 + (x - x0) * PULL_BACK, x)
         return best, distance

@@ -50,7 +50,7 @@ class DDN(Attacker):
     1 - gamma after a success, by 1 + gamma after a failure; d is scaled to it and rounded.
     """
 
-    steps: Annotated[int, Range(1, 300, 1), "gradient steps"] = 50
+    steps: Annotated[int, Range(1, 200, 1), "gradient steps"] = 50
     radius: Annotated[float, Range(0.1, 20, 0.1), "first radius, L2 in pixel units"] = 1.0
     gamma: Annotated[float, Range(0.01, 0.5, 0.01), "change of the radius in a step"] = 0.05
 

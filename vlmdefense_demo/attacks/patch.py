@@ -65,7 +65,8 @@ class Patch(Attacker):
         ascend = Ascent(
             self.steps,
             keep="last" if self.printable else "best",
-            enough=PAST_BOUNDARY if self.stop_early else torch.inf,
+            # One lucky shift is no success.
+            enough=PAST_BOUNDARY if self.stop_early and not self.printable else torch.inf,
             judge_last=True,
         )
         return ascend(objective, move, start, run)[0]
@@ -101,9 +102,19 @@ class Patch(Attacker):
             draw = run.child(f"shift{next(calls)}").levels(torch.empty(len(x), 2), most) * LEVELS
             rows = []
             for row, clean, own, offset in zip(pixels, x, mask, draw.round().int(), strict=True):
-                by = tuple(offset.tolist())
+                by = _inside(own[0], offset.tolist())
                 moved = torch.roll(own, by, (1, 2))
                 rows.append(torch.where(moved, torch.roll(row, by, (1, 2)), clean))
             return plain(torch.stack(rows))
 
         return objective
+
+
+def _inside(mask: Tensor, offset: list[int]) -> tuple[int, int]:
+    """A shift (down, right) cut so that the square of a (H, W) mask stays whole in the picture."""
+    cut = []
+    for lines, by in zip((mask.any(1), mask.any(0)), offset, strict=True):
+        places = lines.nonzero()
+        first, last = int(places[0]), int(places[-1])
+        cut.append(max(-first, min(len(lines) - 1 - last, by)))
+    return cut[0], cut[1]

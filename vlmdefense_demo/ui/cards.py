@@ -125,7 +125,7 @@ def _facts(card: Card, report: AttackReport) -> list[tuple[str, str]]:
     reference = "model's own answer" if card.pseudo else "yours"
     return [
         ("Attack", f"{entry(report.method).title}, {_used(report)}"),
-        ("Result", "succeeded" if report.success else "failed"),
+        ("Result", _result(card, report)),
         ("Right answer", f"{escape(card.reference)} ({reference})"),
         ("L∞ of the file", f"{report.linf:g} / 255"),
         ("L2", f"{report.l2:.2f}"),
@@ -134,6 +134,12 @@ def _facts(card: Card, report: AttackReport) -> list[tuple[str, str]]:
         ("Passes", f"{forward} f + {report.cost.image_backward} b + 1 verify"),
         ("Time", f"{_seconds(report.cost.seconds)} on {escape(card.device)}"),
     ]
+
+
+def _result(card: Card, report: AttackReport) -> str:
+    if card.verdict == "wrong_clean" and not report.targeted:
+        return "already wrong before"
+    return "succeeded" if report.success else "failed"
 
 
 def _used(report: AttackReport) -> str:

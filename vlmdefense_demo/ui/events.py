@@ -83,7 +83,7 @@ class Controls:
         """The controls a file of this demo sets again."""
         return [
             *self.of_attack(), self.attack, self.labels, self.template, self.model, self.goal,
-            self.target, self.seed, self.knows,
+            self.target, self.seed, self.knows, self.truth,
         ]  # fmt: skip
 
     def form(self, values: Values) -> Form:
@@ -134,7 +134,7 @@ def restore(page: Controls, path: str | None) -> list[Any]:
         return [*same, gr.skip()]
     return [
         *page.suited(recipe.attack, recipe.params), recipe.attack, recipe.labels, recipe.template,
-        recipe.model or gr.skip(), recipe.goal, recipe.target, recipe.seed, recipe.knows,
+        recipe.model or gr.skip(), recipe.goal, recipe.target, recipe.seed, recipe.knows, recipe.truth,
         handlers.status(recipe.sentence()),
     ]  # fmt: skip
 

@@ -10,7 +10,7 @@ from vlmdefense_demo.errors import InvalidLabels
 from vlmdefense_demo.images import read_upload
 from vlmdefense_demo.labels import SAME
 from vlmdefense_demo.models.catalog import MODELS
-from vlmdefense_demo.survey import attacker, entry
+from vlmdefense_demo.survey import entry
 from vlmdefense_demo.ui.wire import read_request
 
 
@@ -22,7 +22,8 @@ class Recipe:
         labels: as typed, "dog = puppy" included.
         params: of the attack, in display units.
         model: a name of the catalog, or None when this demo does not know it.
-        knows: whether the attacker knew a defence.
+        truth: the right answer a person had given, or "".
+        against: the attack and the defence it knew, in words; "" if it knew none.
     """
 
     labels: str
@@ -33,14 +34,21 @@ class Recipe:
     target: str
     seed: int
     model: str | None
-    knows: bool
+    truth: str
+    against: str
+
+    @property
+    def knows(self) -> bool:
+        """Whether the attacker knew a defence."""
+        return bool(self.against)
 
     def sentence(self) -> str:
         """What was found, for the status line."""
         size = f", ε {self.params['eps']:g}" if "eps" in self.params else ""
         where = "" if self.model else " Its model is not known here."
+        how = self.against or f"{entry(self.attack).title}{size}"
         return (
-            f"Made by this demo: {entry(self.attack).title}{size}, seed {self.seed}. "
+            f"Made by this demo: {how}, seed {self.seed}. "
             f"Labels and settings are set as they were.{where}"
         )
 
@@ -58,15 +66,24 @@ def read_recipe(path: str) -> Recipe | None:
     id, params, target = about.get("attack"), about.get("params") or {}, about.get("target") or ""
     request = read_request(
         labels, about.get("template"), attack=id or "", attack_params=params, goal=goal,
-        target=target, second=goal == "picture", seed=about.get("seed"),
+        target=target, second=goal == "picture", seed=about.get("seed"), truth=about.get("truth"),
     )  # fmt: skip
-    if not attacker(entry(request.attack or "")).interactive:
-        raise InvalidLabels(f"{entry(request.attack or '').title} is not on this page.")
     model = about.get("model")
     return Recipe(
         ", ".join(labels), request.template, request.attack or "", params, request.aim.kind,
-        request.aim.text, request.seed, model if model in list(MODELS) else None, "rung" in about,
+        request.aim.text, request.seed, model if model in list(MODELS) else None,
+        request.reference or "", _against(about),
     )  # fmt: skip
+
+
+def _against(about: Mapping[str, Any]) -> str:
+    """The attack of a rung in words, and the defence it went through; "" for a transfer file."""
+    if "rung" not in about:
+        return ""
+    how, defense = about.get("how"), about.get("defense")
+    if not isinstance(how, str) or not isinstance(defense, str):
+        raise InvalidLabels("it does not say which defence it was made against.")
+    return f"{how[:120]}, against {entry(defense, 'defense').title}"
 
 
 def _labels(labels: Any, groups: Any) -> list[str]:
@@ -74,6 +91,10 @@ def _labels(labels: Any, groups: Any) -> list[str]:
     plain = isinstance(labels, list) and all(isinstance(w, str) for w in labels)
     if not plain or not isinstance(groups, list) or len(groups) != len(labels):
         raise InvalidLabels("it has no list of labels.")
+    if any("," in word for word in labels):
+        raise InvalidLabels(
+            "one of its labels has a comma, which the list of this page cannot hold."
+        )
     teams: dict[str, list[str]] = {}
     for word, group in zip(labels, groups, strict=True):
         teams.setdefault(str(group), []).append(word)

@@ -8,6 +8,8 @@ import torch
 
 from vlmdefense_demo.errors import InvalidLabels, InvalidParameter
 from vlmdefense_demo.request import AWARE, Aim, Request, check_request
+from vlmdefense_demo.survey import attacker as attacker_of
+from vlmdefense_demo.survey import entry
 
 ATTACKERS = {"unaware": (), "aware": AWARE}
 
@@ -24,6 +26,7 @@ def read_request(  # noqa: PLR0913 - the fields of a request as they come
     second: bool = False,
     attacker: Any = "unaware",
     seed: Any = 0,
+    truth: Any = None,
 ) -> Request:
     """A checked request without its pictures; `second` says that one to imitate will follow.
 
@@ -39,7 +42,7 @@ def read_request(  # noqa: PLR0913 - the fields of a request as they come
     if not isinstance(seed, int):
         raise InvalidParameter(f"seed expects a whole number, got {seed!r}.")
     words = {"template": template, "attack": attack, "goal": goal, "target": target,
-             "attacker": attacker}  # fmt: skip
+             "attacker": attacker, "truth": truth}  # fmt: skip
     for name, value in words.items():
         if not isinstance(value, str | None):
             raise InvalidParameter(f"{name} expects text, got {value!r}.")
@@ -53,11 +56,17 @@ def read_request(  # noqa: PLR0913 - the fields of a request as they come
         attack,
         attack_params,
         _defenses(defenses or {}),
+        truth or None,
         aim=Aim.at(target, goal or "", empty if second else None),
         seed=seed,
         rungs=ATTACKERS[attacker],
     )
     check_request(request)
+    if attack and not attacker_of(entry(attack)).interactive:
+        raise InvalidParameter(
+            f"{entry(attack).title} takes minutes a picture and is for batches.",
+            "Use it from Python or the command line.",
+        )
     return request
 
 
