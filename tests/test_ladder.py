@@ -147,8 +147,38 @@ def test_the_expectation_draws_as_often_as_the_budget_says(clf, x):
             return super().__call__(clf, x, run=run)
 
     opponent(Counted(), clf, x, 1 / 255).adaptive(x)
-    assert sum(calls) == SMALL.adaptive_steps * SMALL.draws
-    assert len(calls) - sum(calls) == SMALL.draws  # the last iterate is judged
+    assert sum(calls) == 2 * SMALL.adaptive_steps * SMALL.draws  # two starts
+    assert len(calls) - sum(calls) == 2 * SMALL.draws  # the last iterate of each is judged
+
+
+def test_the_transferred_image_is_a_start_of_who_knows_a_random_defence(clf, x):
+    """A defence whose gradient leads nowhere falls to what breaks the model behind it."""
+
+    @dataclass(frozen=True)
+    class Blind(Noisy):
+        def surrogate(self, clf, run):
+            plain = super().surrogate(clf, run)
+            return lambda pixels: plain(pixels.detach() + 0 * pixels)
+
+    goal = Goal(clf(x).argmax(1))
+    attacker = opponent(Blind(), clf, x, 16 / 255, goal=goal)
+    transferred = attacker.ball.quantise(attacker._pgd(False)(clf, x, goal, run=tiny.run_for(6)), x)
+    won = goal.reached(clf(transferred))
+    assert won.any()
+    out = attacker.adaptive(x)
+    assert goal.reached(clf(out))[won].float().mean() >= 0.5
+
+
+def test_a_lucky_draw_does_not_end_the_expectation(clf, x):
+    """Every draw of a step must be through: the delivered image fools in most fresh ones."""
+    goal = Goal(clf(x).argmax(1))
+    attacker = opponent(Noisy(), clf, x, 16 / 255, goal=goal)
+    out = attacker.adaptive(x)
+    fresh = fresh_answers(Noisy(), clf, out, 20, tiny.run_for(6))
+    through = goal.reached(clf(out))
+    share = torch.stack([goal.reached(draw) for draw in fresh]).float().mean(0)
+    assert through.any()
+    assert share[through].mean() >= 0.9
 
 
 def test_fresh_answers_are_independent_draws_that_repeat_with_the_seed(clf, x):

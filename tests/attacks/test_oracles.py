@@ -435,7 +435,8 @@ def test_the_expectation_is_the_mean_gradient_of_its_draws():
     alone = x.clone().requires_grad_()
     once = torch.autograd.grad(goal.maximise(base(alone), margin).sum(), alone)[0]
     torch.testing.assert_close(gradient, 2.5 * once)  # the mean of 1, 2, 3 and 4
-    torch.testing.assert_close(reached, goal.maximise(2.5 * base(x), margin))
+    # all are held, by the most in the fourth: the margin is that of the worst draw
+    torch.testing.assert_close(reached, goal.maximise(4 * base(x), margin))
 
 
 def test_the_expectation_holds_one_draw_at_a_time():
