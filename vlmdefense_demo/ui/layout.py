@@ -114,7 +114,7 @@ def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
         with gr.Row(elem_id="controls"):
             page.attack = gr.Dropdown(
                 attacks, value=first["attack"], label="Attack", elem_id="attack", scale=3,
-                min_width=170,
+                min_width=150,
             )  # fmt: skip
             page.eps = gr.Radio(
                 list(EPS),
@@ -122,7 +122,7 @@ def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
                 label="ε of 255 levels",
                 elem_id="eps",
                 scale=4,
-                min_width=310,
+                min_width=280,
             )
             page.steps = gr.Slider(
                 1,
@@ -132,7 +132,7 @@ def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
                 label="Steps",
                 elem_id="steps",
                 scale=3,
-                min_width=180,
+                min_width=160,
             )
             page.knows = gr.Radio(
                 list(text.ATTACKERS),
