@@ -105,8 +105,7 @@ def _bare(clf: ZeroShotClassifier, x: Images, cost: Cost) -> None:
     for _ in range(cost.image_backward):
         leaf = x.detach().requires_grad_()
         logits = clf(leaf)
-        labels = logits.argmax(1)
-        loss = cross_entropy(logits, labels, torch.empty(0))
+        loss = Goal(logits.argmax(1)).maximise(logits, cross_entropy)
         torch.autograd.grad(loss.sum(), leaf)
     single = cost.image_forward - cost.image_backward
     with torch.no_grad():

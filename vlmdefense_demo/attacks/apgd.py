@@ -106,11 +106,15 @@ def apgd(  # noqa: PLR0913 - the loop's whole state comes from outside
             run.record("margin", reached)
             best.update(x, reached)
             nonlocal last
-            last = torch.where((reached > 0)[:, None, None, None], x, last)
+            if keep == "last":
+                last = torch.where((reached > 0)[:, None, None, None], x, last)
             if not slope:
                 return loss.detach(), torch.empty(0)
-            return loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]
+            # A convolution hands its gradient over in another memory order, which slows all that
+            # follows.
+            return loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0].contiguous()
 
+    step = _stepper(x0, ball)
     loss, gradient = look(x, True)
     top_loss, top_gradient = loss, gradient
     schedule = Schedule.of(steps, 2.0 * ball.radius, loss)
@@ -120,7 +124,7 @@ def apgd(  # noqa: PLR0913 - the loop's whole state comes from outside
             break
         pull = x - old
         old = x
-        x = _step(x, x0, gradient, pull, schedule.size, ball, MOMENTUM if i else 1.0)
+        x = step(x, gradient, pull, schedule.size, MOMENTUM if i else 1.0)
         loss, gradient = look(x, i + 1 < steps)
         if not gradient.numel():
             top = torch.where((loss > top_loss)[:, None, None, None], x, top)
@@ -137,19 +141,21 @@ def apgd(  # noqa: PLR0913 - the loop's whole state comes from outside
     return torch.where(won, best.images if keep == "best" else last, top), best.margin
 
 
-def _step(  # noqa: PLR0913
-    x: Images, x0: Images, gradient: Tensor, pull: Tensor, size: Tensor, ball: Ball, a: float
-) -> Images:
-    """One step with momentum, inside the ball."""
-    if ball.norm == "l2":
-        ahead = _into_l2(x + size * _unit(gradient), x0, ball.radius)
-        return _into_l2(x + (ahead - x) * a + pull * (1 - a), x0, ball.radius)
-    ahead = _into_linf(x + size * gradient.sign(), x0, ball.radius)
-    return _into_linf(x + (ahead - x) * a + pull * (1 - a), x0, ball.radius)
+def _stepper(x0: Images, ball: Ball) -> Callable[[Images, Tensor, Tensor, Tensor, float], Images]:
+    """One step with momentum, inside the ball: (x, gradient, pull, size, a) -> the next x."""
+    radius = ball.radius
+    # Clamping to both sets at once selects the same values as one after the other.
+    low, high = (x0 - radius).clamp_min(0.0), (x0 + radius).clamp_max(1.0)
 
+    def linf(x: Images, gradient: Tensor, pull: Tensor, size: Tensor, a: float) -> Images:
+        ahead = torch.clamp(x + size * gradient.sign(), low, high)
+        return torch.clamp(x + (ahead - x) * a + pull * (1 - a), low, high)
 
-def _into_linf(x: Images, x0: Images, eps: float) -> Images:
-    return torch.min(torch.max(x, x0 - eps), x0 + eps).clamp(0.0, 1.0)
+    def l2(x: Images, gradient: Tensor, pull: Tensor, size: Tensor, a: float) -> Images:
+        ahead = _into_l2(x + size * _unit(gradient), x0, radius)
+        return _into_l2(x + (ahead - x) * a + pull * (1 - a), x0, radius)
+
+    return l2 if ball.norm == "l2" else linf
 
 
 def _into_l2(x: Images, x0: Images, radius: float) -> Images:

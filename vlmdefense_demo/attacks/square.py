@@ -54,6 +54,7 @@ class Square(Attacker):
         best = (x + self.eps * stripes).clamp(0, 1)
         value = goal.maximise(target(best), margin)
         run.record("margin", value.clone())
+        low, high = (x - self.eps).clamp_min(0), (x + self.eps).clamp_max(1)
         draws = run.child("squares")
         places = draws.uniform(torch.empty(len(x), self.queries, 2 + x.shape[1]))
         for i in range(1, self.queries):
@@ -62,8 +63,7 @@ class Square(Attacker):
             if not len(rows):
                 break
             square = self._square(i, side, places[rows.cpu(), i], x)
-            new = best[rows] + square
-            new = torch.min(torch.max(new, x[rows] - self.eps), x[rows] + self.eps).clamp(0, 1)
+            new = torch.clamp(best[rows] + square, low[rows], high[rows])
             reached = goal.select(rows).maximise(target(new), margin)
             better = reached > value[rows]
             best[rows] = torch.where(better[:, None, None, None], new, best[rows])
