@@ -91,6 +91,8 @@ class Stage:
             self.adversarial = from_png(png).to(self.x)
             with torch.no_grad():
                 success = bool(goal.reached(self.clf(self.adversarial)))
+        # Before the measures of the picture: for a while after SSIM every forward is slower.
+        attacked, plain = self._plain(self.adversarial)
         report = AttackReport(
             method=id,
             params=shown(attacker),
@@ -102,7 +104,6 @@ class Stage:
             margins=tuple(float(m) for m in run.trace.get("margin", ())),
             **distances(to_array(self.x), to_array(self.adversarial)),
         )
-        attacked, plain = self._plain(self.adversarial)
         self.card = replace(
             self.card,
             attacked=attacked,

@@ -122,7 +122,7 @@ def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
                 label="ε of 255 levels",
                 elem_id="eps",
                 scale=4,
-                min_width=280,
+                min_width=310,
             )
             page.steps = gr.Slider(
                 1,
