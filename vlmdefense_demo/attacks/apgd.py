@@ -110,9 +110,7 @@ def apgd(  # noqa: PLR0913 - the loop's whole state comes from outside
                 last = torch.where((reached > 0)[:, None, None, None], x, last)
             if not slope:
                 return loss.detach(), torch.empty(0)
-            # A convolution hands its gradient over in another memory order, which slows all that
-            # follows.
-            return loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0].contiguous()
+            return loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]
 
     step = _stepper(x0, ball)
     loss, gradient = look(x, True)

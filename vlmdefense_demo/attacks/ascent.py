@@ -103,8 +103,7 @@ class Ascent:
                 best.update(x, value)
                 if best.finished(i):
                     break
-                # In the memory order of the picture: mixed orders slow every move.
-                gradient = torch.autograd.grad(ascended.sum(), leaf)[0].contiguous()
+                gradient = torch.autograd.grad(ascended.sum(), leaf)[0]
             x = move(x, gradient)
         else:
             if self.judge_last:
