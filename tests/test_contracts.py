@@ -14,8 +14,8 @@ from tests import tiny
 from tests.cases import case, turned
 from vlmdefense_demo.engine import compare
 from vlmdefense_demo.errors import Cancelled
-from vlmdefense_demo.models.catalog import load_twin
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
+from vlmdefense_demo.models.variants import load_twin
 from vlmdefense_demo.request import Request
 from vlmdefense_demo.run import Meter
 from vlmdefense_demo.spec import fields

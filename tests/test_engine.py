@@ -29,7 +29,7 @@ from vlmdefense_demo.images import from_png, to_array
 from vlmdefense_demo.judging import find_label, judge, predict
 from vlmdefense_demo.library import attack, defend
 from vlmdefense_demo.measure import distances
-from vlmdefense_demo.models.catalog import load_twin
+from vlmdefense_demo.models.variants import load_twin
 from vlmdefense_demo.request import Aim, Request, check_request
 from vlmdefense_demo.types import DefenseResult, Goal, Prediction
 

@@ -18,7 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vlmdefense_demo.models.backbone import Backbone
+from vlmdefense_demo.models.border import Border
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
+from vlmdefense_demo.models.variants import Variant, write_variant
 from vlmdefense_demo.run import Meter, Run
 
 LABELS = ("cat", "dog", "red car", "bird")
@@ -70,15 +72,18 @@ def _spread(key: str, value: Tensor) -> None:
 
 
 def save_model(folder: Path, name: str) -> Path:
-    """Write a tiny model as open_clip does, and another seed's image tower as its FARE twin."""
+    """Write a tiny model as open_clip does, with a tower or prompt for every training-time method."""
     folder.mkdir(parents=True)
     config = CONFIGS[name] | {"embed_dim": 24}
     text = json.dumps({"model_cfg": config, "preprocess_cfg": PREPROCESS})
     (folder / "open_clip_config.json").write_text(text, encoding="utf-8")
     save_file(seeded_model(name).state_dict(), folder / "open_clip_model.safetensors")
-    twin = seeded_model(name, seed=1).visual.state_dict()
-    save_file(twin, folder / "fare.safetensors")
     size = config["vision_cfg"]["image_size"]
+    for seed, method in enumerate(("fare", "tecoa", "pmg_aft", "tga_zsr"), 1):
+        twin = seeded_model(name, seed=seed).visual.state_dict()
+        write_variant(folder, Variant(method, f"{method}.safetensors", 3, "seeded"), twin)
+    frame = {k: v.data for k, v in Border(size).parts.items()}
+    write_variant(folder, Variant("tecoa_vp", "tecoa_vp.safetensors", 3, "seeded"), frame)
     levels = torch.randint(108, 149, (size, size, 3), generator=torch.Generator().manual_seed(2))
     Image.fromarray(levels.to(torch.uint8).numpy()).save(folder / "universal.png")
     return folder

@@ -17,6 +17,11 @@ from vlmdefense_demo.errors import DemoError
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE
 from vlmdefense_demo.survey import methods
 
+TRAININGS = (
+    "pocket", "universal", "fare", "tecoa", "tecoa_vp", "pmg_aft", "tga_zsr", "check",
+    "check-robust",
+)  # fmt: skip
+
 if TYPE_CHECKING:
     Parsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -108,12 +113,12 @@ def _speed(some: Parsers) -> None:
 
 def _train(some: Parsers) -> None:
     train = some.add_parser("train", help="make the weights in assets/, or check them")
-    train.add_argument("what", choices=("pocket", "fare", "universal", "check", "check-robust"))
+    train.add_argument("what", choices=TRAININGS)
     train.add_argument("--images", type=Path, required=True, help="folder of csv + tar photo sets")
     train.add_argument("--out", type=Path, help="folder of the model; default: assets/pocket-clip")
     train.add_argument("--work", type=Path, default=Path("runs"), help="checkpoints")
     train.add_argument("--steps", type=int, help="optimiser steps; default: the recipe's")
-    train.add_argument("--second-run", action="store_true", help="fare: continue from the twin")
+    train.add_argument("--eps", type=float, default=3, help="radius to train for, in /255")
     train.add_argument("--photos", type=int, default=200, help="photos of check-robust")
     train.add_argument("--threads", type=int, default=2)
     train.set_defaults(command=commands.train)

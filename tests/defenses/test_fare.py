@@ -10,7 +10,7 @@ from tests import tiny
 from vlmdefense_demo.defenses.training_time.fare import FARE
 from vlmdefense_demo.errors import MissingWeights
 from vlmdefense_demo.models.backbone import Backbone
-from vlmdefense_demo.models.catalog import load_twin
+from vlmdefense_demo.models.variants import load_twin
 
 
 @pytest.mark.parametrize("name", tiny.CONFIGS)

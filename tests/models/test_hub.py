@@ -10,13 +10,13 @@ import open_clip
 import pytest
 import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from tests import tiny
 from vlmdefense_demo.errors import MissingWeights, UnknownMethod
 from vlmdefense_demo.models import catalog
-from vlmdefense_demo.models.backbone import Backbone
-from vlmdefense_demo.models.catalog import MODELS, forget_models, load_model, load_twin, pick_device
+from vlmdefense_demo.models.catalog import MODELS, load_model, pick_device
+from vlmdefense_demo.models.variants import forget_models
 
 HUB = {name: m for name, m in MODELS.items() if not m.architecture.startswith("local-dir:")}
 
@@ -70,12 +70,6 @@ def test_weights_and_architecture_agree_on_quickgelu(entry):
     config = open_clip.get_model_config(entry.architecture)
     assert config.get("quick_gelu", False) == tag.get("quick_gelu", False)
     assert (entry.pretrained == "openai") <= entry.architecture.endswith("-quickgelu")
-
-
-@pytest.mark.parametrize("entry", MODELS.values(), ids=MODELS)
-def test_twins_are_published_repositories_or_files_beside_the_model(entry):
-    for source in entry.twins.values():
-        assert source.startswith("hf-hub:chs20/") or source == source.split("/")[-1]
 
 
 @pytest.mark.parametrize(
@@ -275,99 +269,3 @@ def test_auto_picks_the_fastest_device_there_is(monkeypatch, cuda, mps, picked):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert pick_device("auto").type == picked
-
-
-# --- twins -----------------------------------------------------------------------------------
-
-
-def published(backbone):
-    """The backbone under a name whose twin is an hf-hub address."""
-    return Backbone("ViT-B-32", backbone.model, backbone.tokenizer, backbone.preprocess)
-
-
-def test_a_hub_twin_lends_its_image_tower(monkeypatch, backbone):
-    asked = []
-
-    def create(source, **kwargs):
-        asked.append((source, kwargs))
-        return tiny.seeded_model("vit", seed=5)
-
-    monkeypatch.setattr(open_clip, "create_model", create)
-    twin = load_twin(published(backbone), "fare")
-    x = tiny.images(2)
-    expected = Backbone("x", tiny.seeded_model("vit", seed=5), None, backbone.preprocess)
-    torch.testing.assert_close(twin.encode_image(x), expected.encode_image(x))
-    assert twin.model.transformer is backbone.model.transformer
-    [(source, kwargs)] = asked
-    assert source == "hf-hub:chs20/FARE4-ViT-B-32-laion2B-s34B-b79K"
-    assert kwargs["precision"] == "fp32"
-    load_twin(published(backbone), "fare")
-    assert len(asked) == 1
-
-
-def test_a_hub_twin_with_another_activation_is_refused(monkeypatch, backbone):
-    monkeypatch.setattr(
-        open_clip, "create_model", lambda *a, **k: tiny.seeded_model("vit", quick_gelu=True)
-    )
-    with pytest.raises(MissingWeights, match="another activation than ViT-B-32"):
-        load_twin(published(backbone), "fare")
-
-
-def test_a_hub_twin_whose_weights_cannot_be_fetched_is_not_made_up(monkeypatch, backbone):
-    """open_clip would warn and lend a tower with random weights."""
-    config = {"model_cfg": tiny.CONFIGS["vit"] | {"embed_dim": 24}}
-    monkeypatch.setattr(open_clip.factory, "_get_hf_config", lambda *a, **k: config)
-    monkeypatch.setattr(
-        open_clip.factory, "download_pretrained_from_hf", failing(FileNotFoundError("offline"))
-    )
-    with pytest.raises(MissingWeights):
-        load_twin(published(backbone), "fare")
-
-
-def test_a_hub_twin_without_a_network_is_a_sentence(monkeypatch, tmp_path, backbone):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(MissingWeights) as caught:
-        load_twin(published(backbone), "tecoa")
-    assert "hf-hub:chs20/TeCoA4" in str(caught.value)
-    assert caught.value.hint
-
-
-def test_an_unknown_twin_lists_the_models_that_have_it(backbone):
-    with pytest.raises(MissingWeights) as caught:
-        load_twin(backbone, "tecoa")
-    for name, entry in MODELS.items():
-        assert (name in str(caught.value).split(":")[-1]) == ("tecoa" in entry.twins)
-
-
-def test_a_local_twin_is_found_beside_its_model(folder):
-    backbone = load(folder)
-    visual = load_twin(backbone, "fare").visual.state_dict()
-    assert all(torch.equal(visual[k], v) for k, v in load_file(folder / "fare.safetensors").items())
-
-
-def test_a_local_twin_in_half_precision_is_used_in_full(folder):
-    half = {k: v.half() for k, v in load_file(folder / "fare.safetensors").items()}
-    save_file(half, folder / "fare.safetensors")
-    twin = load_twin(load(folder), "fare")
-    assert {p.dtype for p in twin.visual.parameters()} == {torch.float32}
-
-
-def test_a_damaged_local_twin_is_a_sentence_and_harms_nothing(folder):
-    backbone = load(folder)
-    (folder / "fare.safetensors").write_bytes(b"\0" * 64)
-    with tiny.no_trace(backbone.model), pytest.raises(MissingWeights, match="damaged"):
-        load_twin(backbone, "fare")
-
-
-def test_a_local_twin_of_another_architecture_is_a_sentence(folder, model_dirs):
-    backbone = load(folder)
-    shutil.copy(model_dirs["resnet"] / "fare.safetensors", folder / "fare.safetensors")
-    with tiny.no_trace(backbone.model), pytest.raises(MissingWeights, match="could not be loaded"):
-        load_twin(backbone, "fare")
-
-
-def test_loading_leaves_the_global_generator_alone(model_dirs):
-    before = torch.get_rng_state()
-    forget_models()
-    load_twin(load_model(f"local-dir:{model_dirs['vit']}", "cpu"), "fare")
-    assert torch.equal(before, torch.get_rng_state())

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import tarfile
-
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from vlmdefense_demo.errors import InvalidImage, MissingWeights
-from vlmdefense_demo.training.fare import fare_objective
 from vlmdefense_demo.training.photos import Photo, batches, centre_crop, random_crop, read_photos
 from vlmdefense_demo.training.report import wilson
-from vlmdefense_demo.training.tower import TowerRecipe, fine_tune
 from vlmdefense_demo.training.wordnet import read_wordnet
 
 # Four synsets in WordNet's own file format: entity > animal > dog, and a bank with two senses.
@@ -55,32 +47,6 @@ def test_wordnet_descendants_include_the_synset_itself(wordnet):
 def test_missing_wordnet_names_the_package(tmp_path):
     with pytest.raises(MissingWeights, match="wordnet-base"):
         read_wordnet(tmp_path / "nowhere")
-
-
-def jpeg(seed, size=(40, 30)):
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def photos_dir(tmp_path):
-    """One set in a tar, one in a folder; "objects…" is validation only."""
-    with tarfile.open(tmp_path / "things.tar", "w") as tar:
-        for i in range(40):
-            data, info = jpeg(i), tarfile.TarInfo(f"a/{i}.jpg")
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    (tmp_path / "objects1").mkdir()
-    (tmp_path / "objects1" / "x.jpg").write_bytes(jpeg(99))
-    tables = {"things": [f"a/{i}.jpg" for i in range(40)], "objects1": ["x.jpg"]}
-    for name, files in tables.items():
-        with (tmp_path / f"{name}.csv").open("w", newline="") as handle:
-            writer = csv.writer(handle)
-            writer.writerow(["file", "label"])
-            writer.writerows([f, "thing"] for f in files)
-    return tmp_path
 
 
 def test_photos_come_from_tars_and_folders(photos_dir):
@@ -125,74 +91,6 @@ def test_batches_of_a_resumed_run_are_those_of_the_whole_run(photos_dir):
     rest = list(batches(photos, 16, 4, range(3, 5), seed=3))
     assert torch.equal(whole[3], rest[0])
     assert torch.equal(whole[4], rest[1])
-
-
-def test_rate_warms_up_linearly_and_ends_at_zero():
-    recipe = TowerRecipe(steps=100, learning_rate=1.0, warm_up=0.1)
-    assert [round(recipe.rate(i), 6) for i in (0, 4, 9, 10, 55)] == [0.1, 0.5, 1.0, 1.0, 0.5]
-    assert recipe.rate(100) == pytest.approx(0)
-
-
-def test_radius_grows_to_eps_and_stays():
-    recipe = TowerRecipe(steps=100, eps=0.5, ramp=0.4)
-    assert recipe.radius(0) == pytest.approx(0.5 / 40)
-    assert recipe.radius(39) == recipe.radius(99) == 0.5
-
-
-def test_fare_objective_is_a_sum_over_dimensions_and_zero_at_the_original():
-    v = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(fare_objective(v, v), torch.zeros(3))
-    assert torch.allclose(fare_objective(v + 0.5, v), torch.full((3,), 8 * 0.25))
-
-
-def test_training_lowers_the_attacked_distance_and_leaves_the_original_alone(
-    backbone, photos_dir, tmp_path
-):
-    photos = read_photos(photos_dir, ["things"])
-    before = {k: v.clone() for k, v in backbone.visual.state_dict().items()}
-    recipe = TowerRecipe(steps=60, batch=8, size=32, learning_rate=1e-3, ramp=1e-9, eps=8 / 255)
-    trained = fine_tune(backbone, photos, fare_objective, recipe, tmp_path / "a.pt")
-    x = torch.stack([centre_crop(p.open(), 32) for p in photos[:16]])
-    original = backbone.encode_image(x)
-
-    def worst(visual):
-        student = backbone.with_visual(visual, "student")
-        start = (
-            x + 8 / 255 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).sign()
-        )
-        leaf = start.clamp(0, 1).requires_grad_()
-        value = fare_objective(student.encode_image(leaf), original).sum()
-        moved = leaf + recipe.eps * torch.autograd.grad(value, leaf)[0].sign()
-        return fare_objective(student.encode_image(moved.detach()), original).mean()
-
-    assert worst(trained) < 0.8 * worst(backbone.visual)
-    assert all(torch.equal(v, before[k]) for k, v in backbone.visual.state_dict().items())
-    assert not any(p.requires_grad for p in backbone.visual.parameters())
-
-
-def test_a_killed_run_continues_to_the_same_weights(backbone, photos_dir, tmp_path):
-    photos = read_photos(photos_dir, ["things"])
-    recipe = TowerRecipe(steps=12, batch=2, size=32, save_every=5)
-    whole = fine_tune(backbone, photos, fare_objective, recipe, tmp_path / "whole.pt")
-
-    class Killed(Exception):
-        pass
-
-    calls = 0
-
-    def dies(attacked, original):
-        nonlocal calls
-        calls += 1
-        if calls > 2 * 8:
-            raise Killed
-        return fare_objective(attacked, original)
-
-    with pytest.raises(Killed):
-        fine_tune(backbone, photos, dies, recipe, tmp_path / "part.pt")
-    assert torch.load(tmp_path / "part.pt", weights_only=True)["step"] == 5
-    again = fine_tune(backbone, photos, fare_objective, recipe, tmp_path / "part.pt")
-    for name, value in whole.state_dict().items():
-        assert torch.allclose(value, again.state_dict()[name], atol=1e-6), name
 
 
 def test_wilson_matches_published_values():

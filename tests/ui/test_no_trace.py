@@ -8,7 +8,7 @@ import pytest
 
 from tests import tiny
 from vlmdefense_demo.defenses.test_time.rtpt import RTPT
-from vlmdefense_demo.models.catalog import load_twin
+from vlmdefense_demo.models.variants import load_twin
 from vlmdefense_demo.ui import handlers
 
 KEYS = ("torch rng", "grad mode", "dtype", "weights", "gradients", "requires_grad", "training",

@@ -18,11 +18,13 @@ class Defender(Parameters):
         adaptive: how its gradient relates to the truth: "exact", "bpda" or "eot".
         stochastic: whether its answer depends on a draw.
         recipe: what an attacker who knows it does, in one sentence.
+        weights: the id its trained weights are listed under (models/variants.py), "" without any.
     """
 
     adaptive: ClassVar[Adaptive]
     stochastic: ClassVar[bool]
     recipe: ClassVar[str]
+    weights: ClassVar[str] = ""
 
     def __call__(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> DefenseResult:
         """(B, 3, H, W) -> logits under the defence, in the ambient grad mode."""

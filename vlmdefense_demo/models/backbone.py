@@ -7,7 +7,7 @@ writes to its parameters: adapted prompts and swapped towers are arguments and n
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vlmdefense_demo.errors import InvalidLabels
 from vlmdefense_demo.models.folding import fold_batchnorm
+from vlmdefense_demo.models.maps import locate
 from vlmdefense_demo.types import Features, Images
 
 
@@ -70,9 +71,21 @@ class Backbone:
 
     def encode_image(self, x: Images) -> Features:
         """(B, 3, H, W) in [0, 1] -> (B, D) un-normalised image features."""
-        x = torch.addcmul(self._shift, x, self._gain)
-        out = self._tower(x.contiguous(memory_format=torch.channels_last))
+        out = self._through(_call, x)
         return out[0] if isinstance(out, tuple) else out
+
+    def encode_located(self, x: Images) -> tuple[Features, Tensor]:
+        """(B, 3, H, W) in [0, 1] -> image features (B, D) and their map (B, D, h, w).
+
+        Raises:
+            MethodFailed: the image tower has no grid of locations.
+        """
+        return self._through(locate, x)
+
+    def _through(self, function: Callable[[Any, Tensor], Any], x: Images) -> Any:
+        """`function(tower, normalised x)`: the only place where pixels meet the image tower."""
+        x = torch.addcmul(self._shift, x, self._gain)
+        return function(self._tower, x.contiguous(memory_format=torch.channels_last))
 
     def warm_up(self) -> None:
         """Fold what is frozen for good, and run once: no request pays for the first call's set-up.
@@ -115,3 +128,7 @@ class Backbone:
         model = copy.copy(self.model)
         model._modules = dict(self.model._modules) | {"visual": visual}
         return Backbone(self.name, model, self.tokenizer, self.preprocess, twin)
+
+
+def _call(tower: Any, x: Tensor) -> Any:
+    return tower(x)

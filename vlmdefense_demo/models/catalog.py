@@ -1,7 +1,8 @@
 """The models this demo may load: the embedded one, and an allow-list of published ones.
 
 `load_model` hands out one shared frozen backbone per (name, device). Names come from the list
-below; `local-dir:PATH` is accepted for command lines only, never from a page or an endpoint.
+below; `local-dir:PATH` is accepted for command lines only, never from a page or an endpoint. What
+was trained for a model's defence is in variants.py.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -36,8 +37,6 @@ class ModelEntry:
     Args:
         architecture: open_clip's name of it, or a ``local-dir:`` / ``hf-hub:`` address.
         pretrained: open_clip's tag of the weights, "" if the address has its own.
-        twins: robust image towers by survey id, each a safetensors file beside the model (a
-            bare name) or an ``hf-hub:`` address of a whole model.
         megabytes: the download, for the progress message.
     """
 
@@ -45,39 +44,35 @@ class ModelEntry:
     title: str
     architecture: str
     pretrained: str = ""
-    twins: dict[str, str] = field(default_factory=dict)
     megabytes: int = 0
     licence: str = "MIT"
 
-
-def _laion(name: str, title: str, architecture: str, tag: str, repo: str, mb: int) -> ModelEntry:
-    twins = {"fare": f"hf-hub:chs20/FARE4-{repo}", "tecoa": f"hf-hub:chs20/TeCoA4-{repo}"}
-    return ModelEntry(name, title, architecture, tag, twins, mb)
+    @property
+    def folder(self) -> Path | None:
+        """The model's directory on this machine, None for a downloaded one."""
+        place = self.architecture
+        return Path(place.removeprefix(LOCAL)) if place.startswith(LOCAL) else None
 
 
 MODELS: dict[str, ModelEntry] = {
     m.name: m
     for m in (
-        ModelEntry("pocket", "pocket-clip (embedded)", f"{LOCAL}{POCKET}", "",
-                   {"fare": "fare.safetensors"}),
-        _laion("ViT-B-32", "CLIP ViT-B/32 (LAION-2B)", "ViT-B-32", "laion2b_s34b_b79k",
-               "ViT-B-32-laion2B-s34B-b79K", 605),
-        _laion("ViT-B-16", "CLIP ViT-B/16 (LAION-2B)", "ViT-B-16", "laion2b_s34b_b88k",
-               "ViT-B-16-laion2B-s34B-b88K", 599),
-        _laion("convnext_base_w", "CLIP ConvNeXt-B (LAION-2B)", "convnext_base_w",
-               "laion2b_s13b_b82k_augreg", "convnext_base_w-laion2B-s13B-b82K-augreg", 718),
-        ModelEntry("ViT-L-14", "CLIP ViT-L/14 (OpenAI)", "ViT-L-14-quickgelu", "openai",
-                   {"fare": "hf-hub:chs20/fare4-clip", "tecoa": "hf-hub:chs20/tecoa4-clip"}, 1710),
+        ModelEntry("pocket", "pocket-clip (embedded)", f"{LOCAL}{POCKET}"),
+        ModelEntry("ViT-B-32", "CLIP ViT-B/32 (LAION-2B)", "ViT-B-32", "laion2b_s34b_b79k", 605),
+        ModelEntry("ViT-B-16", "CLIP ViT-B/16 (LAION-2B)", "ViT-B-16", "laion2b_s34b_b88k", 599),
+        ModelEntry("convnext_base_w", "CLIP ConvNeXt-B (LAION-2B)", "convnext_base_w",
+                   "laion2b_s13b_b82k_augreg", 718),
+        ModelEntry("ViT-L-14", "CLIP ViT-L/14 (OpenAI)", "ViT-L-14-quickgelu", "openai", 1710),
         ModelEntry("ViT-B-32-openai", "CLIP ViT-B/32 (OpenAI)", "ViT-B-32-quickgelu", "openai",
-                   {}, 605),
-        ModelEntry("RN50-openai", "CLIP ResNet-50 (OpenAI)", "RN50-quickgelu", "openai", {}, 408),
+                   605),
+        ModelEntry("RN50-openai", "CLIP ResNet-50 (OpenAI)", "RN50-quickgelu", "openai", 408),
         ModelEntry("MobileCLIP2-S0", "MobileCLIP2-S0 (fast on a CPU)", "MobileCLIP2-S0", "dfndr2b",
-                   {}, 300, "Apple Machine Learning Research"),
+                   300, "Apple Machine Learning Research"),
     )
 }  # fmt: skip
 
 _loaded: dict[tuple[str, str], Backbone] = {}
-_lock = threading.RLock()
+_lock = threading.Lock()
 
 
 def unheard(sentence: str) -> None:
@@ -112,7 +107,7 @@ def load_model(name: str = "pocket", device: str = "auto", *, say: Say = unheard
         MissingWeights: no network, no such file, or a damaged download.
     """
     where = pick_device(device)
-    entry = _entry(name)
+    entry = entry_of(name)
     with _lock:
         key = (name, str(where))
         if key not in _loaded:
@@ -124,26 +119,10 @@ def load_model(name: str = "pocket", device: str = "auto", *, say: Say = unheard
         return _loaded[key]
 
 
-def load_twin(backbone: Backbone, twin: str) -> Backbone:
-    """The backbone with its image tower swapped for a robust one of the same family.
-
-    Raises:
-        MissingWeights: none is published for this model, or it cannot be fetched.
-    """
-    source = _entry(backbone.name).twins.get(twin)
-    if source is None:
-        raise MissingWeights(
-            f"There are no {twin} weights for {backbone.name}.",
-            f"Models that have them: {', '.join(m for m, e in MODELS.items() if twin in e.twins)}.",
-        )
+def forget() -> None:
+    """Drop every loaded model (see `variants.forget_models`)."""
     with _lock:
-        key = (f"{backbone.name}+{twin}", str(backbone.device))
-        if key not in _loaded:
-            with torch.random.fork_rng(devices=[]):
-                visual = _load_visual(backbone, source)
-            _loaded[key] = backbone.with_visual(visual.to(backbone.device), twin)
-            _loaded[key].warm_up()
-        return _loaded[key]
+        _loaded.clear()
 
 
 def load_universal(backbone: Backbone) -> Tensor:
@@ -152,38 +131,34 @@ def load_universal(backbone: Backbone) -> Tensor:
     Raises:
         MissingWeights: there is none.
     """
-    place = _entry(backbone.name).architecture
-    file = Path(place.removeprefix(LOCAL)) / UNIVERSAL
-    if not place.startswith(LOCAL) or not file.exists():
+    folder = entry_of(backbone.name).folder
+    if folder is None or not (folder / UNIVERSAL).exists():
         raise MissingWeights(
             f"There is no universal perturbation for {backbone.name}.",
             "Choose the embedded model.",
         )
-    with Image.open(file) as image:
+    with Image.open(folder / UNIVERSAL) as image:
         levels = np.asarray(image.convert("RGB")).astype(np.float32) - MIDDLE
     return torch.from_numpy(levels / 255).permute(2, 0, 1)[None]
 
 
-def forget_models() -> None:
-    """Drop every loaded model; the next request loads again."""
-    with _lock:
-        _loaded.clear()
+def entry_of(name: str) -> ModelEntry:
+    """The catalog entry of a name, or one made up for a ``local-dir:`` path.
 
-
-def _entry(name: str) -> ModelEntry:
+    Raises:
+        UnknownMethod: the name is not in the catalog.
+    """
     if name in MODELS:
         return MODELS[name]
     if name.startswith(LOCAL):
-        folder = Path(name.removeprefix(LOCAL))
-        twins = {p.stem: p.name for p in folder.glob("*.safetensors") if "open_clip" not in p.name}
-        return ModelEntry(name, folder.name, name, twins=twins)
+        return ModelEntry(name, Path(name.removeprefix(LOCAL)).name, name)
     raise UnknownMethod(f"Unknown model {name!r}.", f"Known: {', '.join(MODELS)}.")
 
 
 def _load(entry: ModelEntry, device: torch.device) -> Backbone:
     import open_clip
 
-    with _readable_errors(entry.title):
+    with readable_errors(entry.title):
         model = open_clip.create_model(
             entry.architecture,
             pretrained=entry.pretrained or None,
@@ -207,37 +182,12 @@ def preprocess_of(model: nn.Module) -> Preprocess:
     )
 
 
-def _load_visual(backbone: Backbone, source: str) -> nn.Module:
-    import copy
-
-    import open_clip
-    from safetensors.torch import load_file
-
-    if source.startswith("hf-hub:"):
-        with _readable_errors(source):
-            model = open_clip.create_model(source, precision="fp32", require_pretrained=True)
-        visual = model.visual
-        if _activations(visual) != _activations(backbone.visual):
-            raise MissingWeights(f"{source} uses another activation than {backbone.name}.")
-        return visual
-    folder = Path(_entry(backbone.name).architecture.removeprefix(LOCAL))
-    with _readable_errors(source):
-        weights = load_file(folder / source)
-        visual = copy.deepcopy(backbone.visual).float()
-        visual.load_state_dict(weights)
-    return visual
-
-
-def _activations(module: nn.Module) -> set[str]:
-    return {type(m).__name__ for m in module.modules() if "GELU" in type(m).__name__}
-
-
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0][:160] or type(error).__name__
 
 
 @contextmanager
-def _readable_errors(what: str) -> Iterator[None]:
+def readable_errors(what: str) -> Iterator[None]:
     """Every way a download or a file can fail, as one sentence with the cure."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
     from safetensors import SafetensorError

@@ -8,13 +8,58 @@ convolution once instead of into every image: forward and backward of the embedd
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 CLOSE = 1e-4
+
+
+class LiveFold:
+    """A tower's function without its batch normalisation, for weights that are still changing.
+
+    The folded weights are computed from the tower's own at every call, so the same parameters are
+    trained as without it, in about three quarters of the time.
+
+    Args:
+        tower: in evaluation mode, its running statistics frozen for good.
+        size: side of its square input in pixels.
+    """
+
+    def __init__(self, tower: nn.Module, size: int) -> None:
+        self.tower = tower
+        folded = fold_batchnorm(tower, size)
+        self._folded = None if folded is tower else _Call(folded)
+        self._pairs = [] if folded is tower else _names(tower, size)
+
+    def __call__(self, function: Callable[[Any, Tensor], Any], x: Tensor) -> Any:
+        """`function(tower, x)`, differentiable in x and in the tower's parameters."""
+        if self._folded is None:
+            return function(self.tower, x)
+        kept = {name for name, _ in self._folded.tower.named_parameters()}
+        weights: dict[str, Tensor] = {
+            f"tower.{name}": value for name, value in self.tower.named_parameters() if name in kept
+        }
+        for convolution, norm in self._pairs:
+            weight, bias = _folded(self.tower, convolution, norm)
+            weights |= {f"tower.{convolution}.weight": weight, f"tower.{convolution}.bias": bias}
+        return functional_call(self._folded, weights, (function, x))
+
+
+class _Call(nn.Module):
+    """Lets `functional_call` reach more than a module's forward."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, function: Callable[[nn.Module, Tensor], Any], x: Tensor) -> Any:
+        return function(self.tower, x)
 
 
 def fold_batchnorm(tower: nn.Module, size: int) -> nn.Module:
@@ -28,8 +73,7 @@ def fold_batchnorm(tower: nn.Module, size: int) -> nn.Module:
         a copy of the tower, or the tower itself if there is nothing to fold or if the copy's
         features differ by more than rounding.
     """
-    device = next(tower.parameters()).device
-    probe = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    probe = _probe(tower, size)
     folded = copy.deepcopy(tower)
     pairs = _pairs(folded, probe)
     if not pairs:
@@ -40,6 +84,28 @@ def fold_batchnorm(tower: nn.Module, size: int) -> nn.Module:
         before, after = _features(tower(probe)), _features(folded(probe))
     drift = (after - before).norm() / before.norm()
     return folded.eval().requires_grad_(False) if drift < CLOSE else tower
+
+
+def _probe(tower: nn.Module, size: int) -> Tensor:
+    device = next(tower.parameters()).device
+    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def _names(tower: nn.Module, size: int) -> list[tuple[str, str]]:
+    """The pairs by name."""
+    name_of = {module: name for name, module in tower.named_modules()}
+    return [(name_of[conv], norm) for conv, norm in _pairs(tower, _probe(tower, size))]
+
+
+def _folded(tower: nn.Module, convolution: str, norm: str) -> tuple[Tensor, Tensor]:
+    """Weight and bias that make up for the normalisation, as a function of both modules' own."""
+    conv: Any = tower.get_submodule(convolution)
+    bn: Any = tower.get_submodule(norm)
+    gain = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
+    bias = bn.bias - bn.running_mean * gain
+    if conv.bias is not None:
+        bias = bias + conv.bias * gain
+    return conv.weight * gain.view(-1, 1, 1, 1), bias
 
 
 def _pairs(tower: nn.Module, probe: Tensor) -> list[tuple[nn.Conv2d, str]]:

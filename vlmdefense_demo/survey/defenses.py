@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from vlmdefense_demo.survey.entry import Entry
 
+OWN_CODE = "authors' code without licence; own code and weights"
+
 DEFENSES = (
+    Entry("tecoa", "TeCoA", "defense", "training_time",
+          "Understanding Zero-shot Adversarial Robustness for Large-Scale Models", "ICLR",
+          2023, "https://arxiv.org/abs/2212.07016", OWN_CODE, "faithful",
+          "The image tower was fine-tuned so that attacked photos still match their class's text.",
+          "1 f", "defenses.training_time.tecoa:TeCoA", ("unaware",)),
+    Entry("tecoa_vp", "TeCoA frame", "defense", "training_time",
+          "Understanding Zero-shot Adversarial Robustness for Large-Scale Models", "ICLR",
+          2023, "https://arxiv.org/abs/2212.07016", OWN_CODE, "faithful",
+          "Every picture gets a trained frame; the model itself is not touched.",
+          "1 f", "defenses.training_time.tecoa_vp:TeCoAVP", ("unaware",)),
     Entry("fare", "FARE", "defense", "training_time",
           "Robust CLIP: Unsupervised Adversarial Fine-Tuning of Vision Embeddings", "ICML",
           2024, "https://arxiv.org/abs/2402.12336",
           "authors' code MIT; embedded weights own", "faithful",
           "The image tower was fine-tuned, without labels, to keep its embeddings under attack.",
           "1 f", "defenses.training_time.fare:FARE", ("unaware",)),
+    Entry("pmg_aft", "PMG-AFT", "defense", "training_time",
+          "Pre-trained Model Guided Fine-Tuning for Zero-Shot Adversarial Robustness", "CVPR",
+          2024, "https://arxiv.org/abs/2401.04350", OWN_CODE, "faithful",
+          "TeCoA, with every answer under attack tied to what the original model says.",
+          "1 f", "defenses.training_time.pmg_aft:PMGAFT", ("unaware",)),
+    Entry("tga_zsr", "TGA-ZSR", "defense", "training_time",
+          "Text-Guided Attention is All You Need for Zero-Shot Robustness in Vision-Language "
+          "Models", "NeurIPS", 2024, "https://arxiv.org/abs/2410.21802", OWN_CODE, "simplified",
+          "TeCoA that must keep looking where the original model looks.",
+          "1 f", "defenses.training_time.tga_zsr:TGAZSR", ("unaware",)),
     Entry("rtpt", "R-TPT", "defense", "test_time",
           "R-TPT: Improving Adversarial Robustness of VLMs through Test-Time Prompt Tuning",
           "CVPR", 2025, "https://arxiv.org/abs/2504.11195",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,21 +14,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vlmdefense_demo.models.backbone import Backbone, Preprocess
-from vlmdefense_demo.models.catalog import (
-    LOCAL,
-    POCKET,
-    UNIVERSAL,
-    forget_models,
-    load_model,
-    load_twin,
-)
-from vlmdefense_demo.training.fare import fare_objective
+from vlmdefense_demo.models.catalog import LOCAL, POCKET, UNIVERSAL, load_model
+from vlmdefense_demo.models.variants import Variant, forget_models, load_twin, write_variant
+from vlmdefense_demo.training.fare import FAREObjective
 from vlmdefense_demo.training.lesson import Language
+from vlmdefense_demo.training.objective import Objective
 from vlmdefense_demo.training.photos import read_photos
-from vlmdefense_demo.training.report import Row, listed_words, must_show
+from vlmdefense_demo.training.pmg_aft import PMGObjective
+from vlmdefense_demo.training.report import Row, embed_labels, listed_words, must_show
 from vlmdefense_demo.training.robust import robust_rows
+from vlmdefense_demo.training.tecoa import TeCoAObjective
+from vlmdefense_demo.training.tecoa_vp import Framed
 from vlmdefense_demo.training.text_tower import TextRecipe, train_text_tower
-from vlmdefense_demo.training.tower import TowerRecipe, fine_tune, half_precision
+from vlmdefense_demo.training.tga_zsr import TGAObjective
+from vlmdefense_demo.training.tower import Course, TowerRecipe, fine_tune, half_precision, train
 from vlmdefense_demo.training.trunk import closed_form, install, load_trunk
 from vlmdefense_demo.training.universal import (
     UniversalRecipe,
@@ -37,20 +36,22 @@ from vlmdefense_demo.training.universal import (
 )
 from vlmdefense_demo.training.wordnet import read_wordnet
 
-CONFIG, WEIGHTS, TWIN = "open_clip_config.json", "open_clip_model.safetensors", "fare.safetensors"
-
-FIRST_RUN = TowerRecipe()
-# The first twin is already in the ball's reach: full eps at once, more and smaller updates.
-SECOND_RUN = TowerRecipe(steps=1500, batch=16, ramp=1e-9)
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+OBJECTIVES: dict[str, Callable[[], Objective]] = {
+    "fare": FAREObjective, "tecoa": TeCoAObjective, "pmg_aft": PMGObjective,
+    "tga_zsr": TGAObjective, "tecoa_vp": TeCoAObjective,
+}  # fmt: skip
+# The frame belongs to the full-size picture, starts from noise and has no decay to lean on.
+FRAME = TowerRecipe(size=224, learning_rate=0.05, weight_decay=0.0)
+DATA = "photos of Caltech-101, clothing and backgrounds, labelled by the original model"
 
 
 def run(args: argparse.Namespace) -> Iterator[str]:
     """Dispatch; yields lines for the terminal."""
     torch.set_num_threads(args.threads)
     recipe = {
-        "pocket": pocket, "fare": fare, "universal": universal, "check": check,
-        "check-robust": check_robust,
-    }  # fmt: skip
+        "pocket": pocket, "universal": universal, "check": check, "check-robust": check_robust,
+    } | dict.fromkeys(OBJECTIVES, tower)  # fmt: skip
     yield from recipe[args.what](args)
 
 
@@ -81,20 +82,30 @@ def pocket(args: argparse.Namespace) -> Iterator[str]:
     yield from check(args)
 
 
-def fare(args: argparse.Namespace) -> Iterator[str]:
-    """The robust twin, from the model's own tower or, with --second-run, from the first twin."""
+def tower(args: argparse.Namespace) -> Iterator[str]:
+    """A robust image tower (or TeCoA's frame), by the one loop all these methods share."""
     folder = args.out or POCKET
     backbone = _load(folder)
     photos = [p for p in read_photos(args.images) if not p.held_out]
-    how, start = FIRST_RUN, None
-    if args.second_run:
-        how, start = SECOND_RUN, load_twin(backbone, "fare")
+    text = embed_labels(backbone, open_clip.IMAGENET_CLASSNAMES).clone()  # no inference tensor
+    how = replace(FRAME if args.what == "tecoa_vp" else TowerRecipe(), eps=args.eps / 255)
     if args.steps:
         how = replace(how, steps=args.steps)
-    checkpoint = args.work / ("fare2.pt" if args.second_run else "fare.pt")
-    visual = fine_tune(backbone, photos, fare_objective, how, checkpoint, start)
-    _write(half_precision(visual.state_dict().items()), folder / TWIN)
-    yield f"wrote {folder / TWIN}"
+    course = Course(backbone, photos, text, how, args.work / f"{args.what}.pt")
+    objective = OBJECTIVES[args.what]()
+    if args.what == "tecoa_vp":
+        student = Framed(backbone)
+        train(student, student.border, course, objective)
+        tensors = {k.removeprefix("parts."): v for k, v in student.border.state_dict().items()}
+    else:
+        tensors = half_precision(fine_tune(course, objective).state_dict().items())
+    words = (
+        f"{how.steps} steps of {how.batch} crops at {how.size} px, {how.attack_steps} attack steps"
+    )
+    variant = Variant(args.what, f"{args.what}.safetensors", args.eps, words, DATA)
+    write_variant(folder, variant, tensors)
+    forget_models()
+    yield f"wrote {folder / variant.source}"
 
 
 def universal(args: argparse.Namespace) -> Iterator[str]:
