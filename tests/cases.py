@@ -138,6 +138,12 @@ CASES: dict[str, Case] = {
     "noise": Case(cost=lambda p: (p["draws"], 0)),
     "blur": Case(base={"eps": 32 / 255}, cost=lambda p: (0, 0)),
     "jpeg_control": Case(base={"eps": 32 / 255}, cost=lambda p: (0, 0)),
+    **{
+        id: Case(
+            base={"alpha": 0.5}, matter={"trained": ({"trained": "largest"}, {"trained": "2"})}
+        )
+        for id in ("fare", "tecoa", "pmg_aft", "tga_zsr")
+    },
     "rtpt": Case(base={"views": 4, "learning_rate": 0.02}),
     "ttc": Case(
         base={"tau": 4.0, "steps": 2},

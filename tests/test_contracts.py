@@ -241,7 +241,9 @@ def test_defense_does_not_modify_its_input(entry, clf):
 @each_tower
 @pytest.mark.parametrize("n", [1, 2])
 def test_defense_costs_what_it_expects_per_image(entry, backbones, tower, n):
+    """The second time: what a request pays once, like encoding learned words, is not in it."""
     clf = tiny.classifier(backbones[tower])
+    defend_once(entry, clf, tiny.images_for(backbones[tower], n))
     _, cost = defend_once(entry, clf, tiny.images_for(backbones[tower], n))
     expected = make(entry).expected_cost(len(tiny.LABELS))
     assert plain_counts(cost) == tuple(n * count for count in plain_counts(expected))
@@ -288,13 +290,14 @@ def test_defense_leaves_no_trace(entry, backbones, tower):
 
 @each_defense
 def test_defense_leaves_no_trace_when_the_model_raises(entry, clf, towers, monkeypatch):
+    requests = [tiny.classifier(clf.backbone) for _ in range(3)]  # each encodes what it needs
     encoders = ("encode_image", "encode_text", "encode_context")
     originals = {name: getattr(ZeroShotClassifier, name) for name in encoders}
     calls = []
     for name, original in originals.items():
         counted = partial(_count, calls, original)
         monkeypatch.setattr(ZeroShotClassifier, name, lambda *a, f=counted, **k: f(*a, **k))
-    defend_once(entry, clf, tiny.images(1))
+    defend_once(entry, requests.pop(), tiny.images(1))
     assert calls
     for fatal in {1, len(calls)}:
         calls.clear()
@@ -302,8 +305,8 @@ def test_defense_leaves_no_trace_when_the_model_raises(entry, clf, towers, monke
             failing = partial(_count, calls, original, fatal=fatal)
             monkeypatch.setattr(ZeroShotClassifier, name, lambda *a, f=failing, **k: f(*a, **k))
         with tiny.no_trace(*towers), pytest.raises(tiny.Boom):
-            defend_once(entry, clf, tiny.images(1))
-    assert not clf.meter._open
+            defend_once(entry, request := requests.pop(), tiny.images(1))
+        assert not request.meter._open
 
 
 def _count(calls, function, *args, fatal=0, **kwargs):

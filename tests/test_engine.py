@@ -93,7 +93,7 @@ def test_defended_cards_say_who_they_are(cards):
     assert rtpt.params == {"views": 4, "steps": 1, "learning_rate": 0.005}
     assert ttc.params["eps"] == 4
     assert "randomised" in ttc.flags
-    assert fare.notes == ()
+    assert [note.title for note in fare.notes] == ["weights", "file", "trained"]
     assert {n.title for n in ttc.notes} >= {"gate"}
     assert all(c.reference == CLEAN and c.pseudo and c.device == "cpu" for c in cards)
 

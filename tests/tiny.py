@@ -80,19 +80,26 @@ def save_model(folder: Path, name: str) -> Path:
     save_file(seeded_model(name).state_dict(), folder / "open_clip_model.safetensors")
     size = config["vision_cfg"]["image_size"]
     for seed, method in enumerate(("fare", "tecoa", "pmg_aft", "tga_zsr"), 1):
-        twin = seeded_model(name, seed=seed).visual.state_dict()
-        write_variant(folder, Variant(method, f"{method}.safetensors", 3, "seeded"), twin)
+        for eps, more in ((2, 10), (3, 0)):  # the larger one is the default
+            twin = seeded_model(name, seed=seed + more).visual.state_dict()
+            file = f"{method}{eps if more else ''}.safetensors"
+            write_variant(folder, Variant(method, file, eps, "seeded"), twin)
     frame = {k: v.data for k, v in Border(size).parts.items()}
     write_variant(folder, Variant("tecoa_vp", "tecoa_vp.safetensors", 3, "seeded"), frame)
+    for seed, (method, tower) in enumerate({"apt": "tecoa", "advpt": ""}.items()):
+        generator = torch.Generator().manual_seed(seed)
+        context = {"context": torch.randn(4, TEXT["width"], generator=generator)}
+        about = Variant(method, f"{method}.safetensors", 3, "seeded", tower=tower)
+        write_variant(folder, about, context)
     levels = torch.randint(108, 149, (size, size, 3), generator=torch.Generator().manual_seed(2))
     Image.fromarray(levels.to(torch.uint8).numpy()).save(folder / "universal.png")
     return folder
 
 
-def classifier(backbone: Backbone, labels=LABELS, template="a photo of a {}.") -> Any:
+def classifier(backbone: Backbone, labels=LABELS, template="a photo of a {}.", **more) -> Any:
     """A classifier without gradients in its text features."""
     with torch.no_grad():
-        return ZeroShotClassifier(backbone, labels, template)
+        return ZeroShotClassifier(backbone, labels, template, **more)
 
 
 class Rowwise(Backbone):

@@ -18,7 +18,8 @@ from vlmdefense_demo.labels import DEFAULT_TEMPLATE
 from vlmdefense_demo.survey import methods
 
 TRAININGS = (
-    "pocket", "universal", "fare", "tecoa", "tecoa_vp", "pmg_aft", "tga_zsr", "check",
+    "pocket", "universal", "fare", "tecoa", "tecoa_vp", "pmg_aft", "tga_zsr", "apt", "advpt",
+    "check",
     "check-robust",
 )  # fmt: skip
 
@@ -119,6 +120,7 @@ def _train(some: Parsers) -> None:
     train.add_argument("--work", type=Path, default=Path("runs"), help="checkpoints")
     train.add_argument("--steps", type=int, help="optimiser steps; default: the recipe's")
     train.add_argument("--eps", type=float, default=3, help="radius to train for, in /255")
+    train.add_argument("--shots", type=int, default=16, help="photos a class of a prompt")
     train.add_argument("--photos", type=int, default=200, help="photos of check-robust")
     train.add_argument("--threads", type=int, default=2)
     train.set_defaults(command=commands.train)

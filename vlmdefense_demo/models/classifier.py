@@ -6,15 +6,17 @@ Cheap and made per request. The classifier owns the request's meter, and `encode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE, clean_labels, clean_template, fill
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.catalog import load_universal
-from vlmdefense_demo.models.prompts import ContextPrompts
+from vlmdefense_demo.models.prompts import ContextPrompts, LearnedContext, placeholders
+from vlmdefense_demo.models.variants import load_context
 from vlmdefense_demo.run import Meter
 from vlmdefense_demo.types import Features, Images, Logits
 
@@ -28,6 +30,7 @@ class ZeroShotClassifier:
         template: text with one ``{}`` for the label.
         meter: the books passes are counted in; a fresh one by default.
         text_features: (K, D) unit-norm features to use instead of encoding the prompts.
+        learned: prompts that belong to this request, by the method that uses them.
 
     Raises:
         InvalidLabels: labels or template cannot be used, or exceed the context window.
@@ -41,11 +44,14 @@ class ZeroShotClassifier:
         *,
         meter: Meter | None = None,
         text_features: Features | None = None,
+        learned: Mapping[str, LearnedContext] | None = None,
     ) -> None:
         self.backbone = backbone
         self.labels = clean_labels(labels)
         self.template = clean_template(template)
         self.meter = meter or Meter(backbone.device)
+        self.learned = dict(learned or {})
+        self._learned_text: dict[str, Features] = {}
         self.text_features = (
             self.encode_text(self.prompts).detach() if text_features is None else text_features
         )
@@ -92,6 +98,32 @@ class ZeroShotClassifier:
         """
         return ContextPrompts(self.backbone, self.prompts, self.template.split("{}")[0].strip())
 
+    def placeholder_prompts(self, n_ctx: int) -> ContextPrompts:
+        """The labels behind n_ctx words that are to be learned."""
+        return placeholders(self.backbone, self.labels, n_ctx)
+
+    def learned_context(self, method: str) -> LearnedContext:
+        """This request's own learned prompt of a method, else the one that ships with the model.
+
+        Raises:
+            MissingWeights: there is neither.
+        """
+        return self.learned.get(method) or load_context(self.backbone, method)
+
+    def with_learned(self, method: str) -> ZeroShotClassifier:
+        """The same classifier against learned words; they are encoded once a request, as labels are.
+
+        Raises:
+            MissingWeights: nothing was learned for this model.
+            InvalidLabels: a label does not fit behind the learned words.
+        """
+        if method not in self._learned_text:
+            context = self.learned_context(method).context
+            with torch.no_grad():
+                prompts = self.placeholder_prompts(len(context))
+                self._learned_text[method] = self.encode_context(prompts, context)
+        return self.with_text(self._learned_text[method])
+
     def encode_context(self, prompts: ContextPrompts, context: Tensor) -> Features:
         """(n_ctx, d) context vectors -> (K, D) unit-norm text features, differentiable."""
         t = prompts.encode(context)
@@ -108,5 +140,10 @@ class ZeroShotClassifier:
 
     def _with(self, backbone: Backbone, text_features: Features) -> ZeroShotClassifier:
         return ZeroShotClassifier(
-            backbone, self.labels, self.template, meter=self.meter, text_features=text_features
+            backbone,
+            self.labels,
+            self.template,
+            meter=self.meter,
+            text_features=text_features,
+            learned=self.learned,
         )

@@ -7,16 +7,35 @@ nothing to the model and there is nothing to reset afterwards.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from vlmdefense_demo.errors import InvalidLabels, MethodFailed
-from vlmdefense_demo.types import Features
+from vlmdefense_demo.types import Features, Note
 
 if TYPE_CHECKING:
     from vlmdefense_demo.models.backbone import Backbone
+
+
+PLACEHOLDER = "X"
+
+
+@dataclass(frozen=True)
+class LearnedContext:
+    """Words that were learned: vectors in place of the template's, for any labels.
+
+    Args:
+        context: (n_ctx, d) in the space of the text tower's token embeddings.
+        tower: id of the robust image tower it was learned with, "" for the model's own.
+        notes: how it was trained, for the card.
+    """
+
+    context: Tensor
+    tower: str = ""
+    notes: tuple[Note, ...] = ()
 
 
 class ContextPrompts:
@@ -103,3 +122,14 @@ class ContextPrompts:
         if shared <= start:
             raise MethodFailed("The prompts do not start with the template's words.")
         return slice(start, shared)
+
+
+def placeholders(backbone: Backbone, labels: Sequence[str], n_ctx: int) -> ContextPrompts:
+    """The prompts "X X … X label." whose n_ctx first words are to be learned.
+
+    Raises:
+        InvalidLabels: a label does not fit behind so many words.
+        MethodFailed: the text tower is not one of open_clip's own transformers.
+    """
+    prefix = " ".join([PLACEHOLDER] * n_ctx)
+    return ContextPrompts(backbone, [f"{prefix} {label}." for label in labels], prefix)

@@ -23,6 +23,8 @@ from vlmdefense_demo.errors import MissingWeights
 from vlmdefense_demo.models import catalog
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.catalog import ASSETS, MODELS, ModelEntry, entry_of, readable_errors
+from vlmdefense_demo.models.prompts import LearnedContext
+from vlmdefense_demo.types import Note
 
 MANIFEST, HUB = "variants.json", "hf-hub:"
 MOST_BETWEEN = 4
@@ -37,6 +39,7 @@ class Variant:
         source: a safetensors file beside the manifest, or an ``hf-hub:`` address of a whole model.
         eps: radius it was trained for, in levels of 255.
         recipe, data, accuracy: one line each, for the card; accuracy names its source.
+        tower: the robust tower a prompt was learned with, "" for the model's own.
         sha256: of the file, "" for a download.
     """
 
@@ -47,6 +50,7 @@ class Variant:
     data: str = ""
     accuracy: str = ""
     licence: str = "MIT"
+    tower: str = ""
     sha256: str = ""
 
 
@@ -185,6 +189,31 @@ def load_learned(backbone: Backbone, method: str) -> dict[str, Tensor]:
     """
     tensors = _read(entry_of(backbone.name), find(backbone.name, method))
     return {name: value.float().to(backbone.device) for name, value in tensors.items()}
+
+
+def load_context(backbone: Backbone, method: str) -> LearnedContext:
+    """The learned words of a prompt method.
+
+    Raises:
+        MissingWeights: none exist for this model, or their file is damaged.
+    """
+    context = load_learned(backbone, method)["context"]
+    return LearnedContext(
+        context, find(backbone.name, method).tower, training_notes(backbone, method)
+    )
+
+
+def training_notes(backbone: Backbone, method: str, eps: float = 0) -> tuple[Note, ...]:
+    """What training bought, for the card: size, radius, recipe, data, accuracy, licence."""
+    variant = find(backbone.name, method, eps)
+    size = megabytes(backbone, method, eps)
+    facts = {
+        "weights": f"{size:.1f} MB" if size >= 0.1 else f"{1000 * size:.0f} kB",
+        "file": f"{variant.source}, {variant.licence}",
+        "trained": f"at {variant.eps:g}/255: {variant.recipe}; {variant.data}",
+        "accuracy": variant.accuracy,
+    }
+    return tuple(Note(title, value) for title, value in facts.items() if value)
 
 
 def megabytes(backbone: Backbone, method: str, eps: float = 0) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +13,26 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from vlmdefense_demo.models.backbone import Backbone, Preprocess
 from vlmdefense_demo.models.catalog import LOCAL, POCKET, UNIVERSAL, load_model
+from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.models.variants import Variant, forget_models, load_twin, write_variant
+from vlmdefense_demo.run import Run
 from vlmdefense_demo.training.fare import FAREObjective
 from vlmdefense_demo.training.lesson import Language
 from vlmdefense_demo.training.objective import Objective
-from vlmdefense_demo.training.photos import read_photos
+from vlmdefense_demo.training.photos import Photo, read_photos
 from vlmdefense_demo.training.pmg_aft import PMGObjective
-from vlmdefense_demo.training.report import Row, embed_labels, listed_words, must_show
+from vlmdefense_demo.training.prompts import (
+    ADVPT,
+    Lesson,
+    PromptRecipe,
+    train_advpt,
+    train_apt,
+)
+from vlmdefense_demo.training.report import CALTECH, Row, embed_labels, listed_words, must_show
 from vlmdefense_demo.training.robust import robust_rows
 from vlmdefense_demo.training.tecoa import TeCoAObjective
 from vlmdefense_demo.training.tecoa_vp import Framed
@@ -35,6 +46,7 @@ from vlmdefense_demo.training.universal import (
     write_universal,
 )
 from vlmdefense_demo.training.wordnet import read_wordnet
+from vlmdefense_demo.training.words import photo_words
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
@@ -43,6 +55,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
 }  # fmt: skip
 # The frame belongs to the full-size picture, starts from noise and has no decay to lean on.
 FRAME = TowerRecipe(size=224, learning_rate=0.05, weight_decay=0.0)
+APT = PromptRecipe(epochs=20)
 DATA = "photos of Caltech-101, clothing and backgrounds, labelled by the original model"
 
 
@@ -51,7 +64,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     torch.set_num_threads(args.threads)
     recipe = {
         "pocket": pocket, "universal": universal, "check": check, "check-robust": check_robust,
-    } | dict.fromkeys(OBJECTIVES, tower)  # fmt: skip
+    } | dict.fromkeys(OBJECTIVES, tower) | dict.fromkeys(("apt", "advpt"), prompt)  # fmt: skip
     yield from recipe[args.what](args)
 
 
@@ -106,6 +119,52 @@ def tower(args: argparse.Namespace) -> Iterator[str]:
     write_variant(folder, variant, tensors)
     forget_models()
     yield f"wrote {folder / variant.source}"
+
+
+def prompt(args: argparse.Namespace) -> Iterator[str]:
+    """A learned prompt: APT on the TeCoA tower, AdvPT on the model's own."""
+    folder = args.out or POCKET
+    backbone = _load(folder)
+    photos = few_shots(read_photos(args.images, (CALTECH,)), args.shots)
+    apt = args.what == "apt"
+    how = replace(APT, eps=args.eps / 255) if apt else ADVPT
+    if args.steps:
+        how = replace(how, epochs=args.steps)
+    clf = ZeroShotClassifier(backbone, sorted({p.label for p in photos}))
+    if apt:
+        clf = clf.with_backbone(load_twin(backbone, "tecoa"))
+    learn = train_apt if apt else train_advpt
+    trained = learn(Lesson(clf, photos), how, _noted(args.what), args.work / f"{args.what}.pt")
+    words = f"{how.epochs} epochs of {len(photos)} photos, {how.attack_steps} attack steps"
+    variant = Variant(
+        args.what, f"{args.what}.safetensors", how.eps * 255, words,
+        f"{args.shots} photos a class of {len(clf.labels)} Caltech-101 classes",
+        tower="tecoa" if apt else "",
+    )  # fmt: skip
+    write_variant(folder, variant, {"context": trained.context})
+    forget_models()
+    yield f"wrote {folder / variant.source}, loss {trained.losses[0]:.3f} -> {trained.losses[-1]:.3f}"
+
+
+def few_shots(photos: Sequence[Photo], shots: int) -> list[Photo]:
+    """The first photos of every class by a hash of their name, labelled with the class's word."""
+    classes: dict[str, list[Photo]] = {}
+    for photo in sorted(photos, key=lambda p: zlib.crc32(p.file.encode())):
+        words = photo_words(photo.label)
+        if words and not photo.held_out:
+            classes.setdefault(words[0], []).append(replace(photo, label=words[0]))
+    return [photo for chosen in classes.values() for photo in chosen[:shots]]
+
+
+def _noted(what: str) -> Run:
+    """A run whose progress is shown on the terminal."""
+    bar = tqdm(desc=what, mininterval=10)
+
+    def note(stage: str, step: int, total: int) -> None:
+        bar.total, bar.n = total, step
+        bar.refresh()
+
+    return Run(path=f"/{what}", on_progress=note)
 
 
 def universal(args: argparse.Namespace) -> Iterator[str]:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.folding import LiveFold
+from vlmdefense_demo.training.ascent import climb
 from vlmdefense_demo.training.checkpoint import resume, save
 from vlmdefense_demo.training.objective import Batch, Objective
 from vlmdefense_demo.training.photos import Photo, batches
@@ -134,12 +135,14 @@ def _attack(
     x, eps = batch.images, recipe.radius(step)
     step_size = 2 * eps / recipe.attack_steps
     delta = torch.empty(x.shape).uniform_(-eps, eps, generator=generator).to(x)
-    for _ in range(recipe.attack_steps):
-        leaf = (x + delta).clamp(0, 1).requires_grad_()
-        value = objective.attack(student, leaf, batch).sum()
-        gradient = torch.autograd.grad(value, leaf)[0]
-        delta = (delta + step_size * gradient.sign()).clamp(-eps, eps)
-    return (x + delta).clamp(0, 1)
+    return climb(
+        lambda leaf: objective.attack(student, leaf, batch),
+        x,
+        delta,
+        eps,
+        step_size,
+        recipe.attack_steps,
+    )
 
 
 def half_precision(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vlmdefense_demo.defenses.base import Defender
-from vlmdefense_demo.defenses.training_time.towers import training_notes
 from vlmdefense_demo.models.border import assemble, framed
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
-from vlmdefense_demo.models.variants import load_learned
+from vlmdefense_demo.models.variants import load_learned, training_notes
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.types import Adaptive, Cost, DefenseResult, Images
 

@@ -17,8 +17,9 @@ class TGAZSR(RobustTower):
     """Source: Yu et al., "Text-Guided Attention is All You Need", NeurIPS 2024 (arXiv 2410.21802).
 
     Training adds to TeCoA's cross-entropy the distances of the text-guided attention maps, under
-    attack and clean, from the original model's clean map (training/tga_zsr.py). On the embedded
-    tower, which averages locations, the map is the class activation: an adaptation to CNNs.
+    attack and clean, from the original model's clean map (training/tga_zsr.py). Simplified on the
+    embedded tower, which averages locations: the map is the class activation, which is exact there,
+    in place of the patch tokens of a ViT.
     """
 
     weights: ClassVar[str] = "tga_zsr"

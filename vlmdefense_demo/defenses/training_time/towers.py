@@ -9,10 +9,9 @@ from vlmdefense_demo.defenses.base import Defender
 from vlmdefense_demo.models import variants
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
-from vlmdefense_demo.models.variants import Variant
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Choice, Range
-from vlmdefense_demo.types import Adaptive, Cost, DefenseResult, Images, Note
+from vlmdefense_demo.types import Adaptive, Cost, DefenseResult, Images
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class RobustTower(Defender):
         """
         robust = clf.with_backbone(self.tower(clf.backbone))
         features = robust.encode_image(x)
-        notes = training_notes(clf.backbone, self.weights, self.eps)
+        notes = variants.training_notes(clf.backbone, self.weights, self.eps)
         return DefenseResult(robust.logits(features), features=features, notes=(notes,) * len(x))
 
     def tower(self, backbone: Backbone) -> Backbone:
@@ -58,15 +57,3 @@ class RobustTower(Defender):
     def expected_cost(self, n_labels: int) -> Cost:
         """One forward of the other tower."""
         return Cost(image_forward=1)
-
-
-def training_notes(backbone: Backbone, method: str, eps: float = 0) -> tuple[Note, ...]:
-    """What training bought, for the card: size, radius, recipe, data, accuracy, licence."""
-    variant: Variant = variants.find(backbone.name, method, eps)
-    facts = {
-        "weights": f"{variants.megabytes(backbone, method, eps):.2g} MB, {variant.source}, "
-        f"{variant.licence}",
-        "trained": f"at {variant.eps:g}/255: {variant.recipe}; {variant.data}",
-        "accuracy": variant.accuracy,
-    }
-    return tuple(Note(title, value) for title, value in facts.items() if value)
