@@ -140,7 +140,8 @@ CASES: dict[str, Case] = {
     "jpeg_control": Case(base={"eps": 32 / 255}, cost=lambda p: (0, 0)),
     **{
         id: Case(
-            base={"alpha": 0.5}, matter={"trained": ({"trained": "largest"}, {"trained": "2"})}
+            base={"alpha": 0.5},
+            matter={"trained_eps": ({"trained_eps": "largest"}, {"trained_eps": "2"})},
         )
         for id in ("fare", "tecoa", "pmg_aft", "tga_zsr")
     },

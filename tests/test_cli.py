@@ -15,7 +15,7 @@ from vlmdefense_demo.commands import _settings
 from vlmdefense_demo.errors import DemoError
 from vlmdefense_demo.export import read_story
 from vlmdefense_demo.images import from_png, load_image, to_array
-from vlmdefense_demo.survey import SURVEY, methods
+from vlmdefense_demo.survey import SURVEY, usable
 
 CAT = str(Path(skimage.__file__).parent / "data" / "chelsea.png")
 LABELS = ["cat", "dog", "lion"]
@@ -53,7 +53,7 @@ def test_compare_prints_all_cards_as_json(call):
     code, out, err = call("--json", "-", "--eps", "2", "--set", "rtpt.views=4")
     found = cards(out)
     assert (code, err) == (0, "")
-    assert list(found) == ["undefended", *methods("defense")]
+    assert list(found) == ["undefended", *usable("pocket")]
     assert found["undefended"]["clean"]["labels"] == LABELS
     assert found["undefended"]["reference"] == "cat"
     assert found["undefended"]["attack"]["params"]["eps"] == 2

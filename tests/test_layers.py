@@ -15,7 +15,7 @@ PACKAGE = "vlmdefense_demo"
 # Each line may import itself and everything above it.
 LAYERS = (
     {"types", "errors", "spec", "flags"},
-    {"run", "labels", "images", "geometry", "losses", "measure", "judging"},
+    {"run", "labels", "images", "geometry", "losses", "measure", "judging", "heatmap"},
     {"models", "attacks"},
     {"defenses"},
     {"survey"},
@@ -24,7 +24,7 @@ LAYERS = (
     {"stage"},
     {"side"},
     {"engine", "library"},
-    {"benchmark", "export", "heatmap", "speed", "trials", "trial_report", "training"},
+    {"benchmark", "export", "speed", "trials", "trial_report", "training"},
     {"ui", "commands"},
     {"__main__"},
     {"app"},

@@ -55,7 +55,9 @@ def _compare(some: Parsers) -> None:
     compare.add_argument("--template", default=DEFAULT_TEMPLATE)
     compare.add_argument("--attack", default="pgd", choices=list(methods("attack")))
     compare.add_argument("--eps", type=float, default=4, help="radius in /255")
-    compare.add_argument("--defenses", default=",".join(methods("defense")), help="ids, or empty")
+    compare.add_argument(
+        "--defenses", help="ids, or empty; default: all that the model has weights for"
+    )
     compare.add_argument(
         "--set", action="append", default=[], metavar="METHOD.FIELD=VALUE",
         help="a parameter in display units, e.g. rtpt.views=32 or pgd.steps=20",
@@ -122,6 +124,8 @@ def _train(some: Parsers) -> None:
     train.add_argument("--eps", type=float, default=3, help="radius to train for, in /255")
     train.add_argument("--shots", type=int, default=16, help="photos a class of a prompt")
     train.add_argument("--photos", type=int, default=200, help="photos of check-robust")
+    train.add_argument("--towers", default="undefended,fare", help="of check-robust")
+    train.add_argument("--kinds", default="words", help="words, all-words, names")
     train.add_argument("--threads", type=int, default=2)
     train.set_defaults(command=commands.train)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmdefense_demo.errors import InvalidParameter
-from vlmdefense_demo.survey import SURVEY, entry
+from vlmdefense_demo.survey import SURVEY, entry, usable
 from vlmdefense_demo.types import Card
 
 
@@ -27,8 +27,8 @@ def compare(args: argparse.Namespace) -> int:
     settings = _settings(args.set)
     sized = "eps" in entry(args.attack, "attack").cls.__dataclass_fields__  # type: ignore[attr-defined]
     attack_params = ({"eps": args.eps} if sized else {}) | settings.pop(args.attack, {})
-    chosen = _listed(args.defenses)
     backbone = load_model(args.model, args.device)
+    chosen = _listed(args.defenses) if args.defenses is not None else usable(args.model)
 
     def pixels(path: str) -> Any:
         how = backbone.preprocess

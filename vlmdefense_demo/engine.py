@@ -33,8 +33,8 @@ def compare(
     Yields:
         the undefended card with its clean row alone, the same card with the attack's report and
         its attacked row, one card a defence in the request's order; then, if there was an attack,
-        every card again with its gradient checks (where they are asked for), and once more after
-        each rung of its ladder.
+        every card again with its gradient checks and exhibits (where they are asked for), and once
+        more after each rung of its ladder.
 
     Raises:
         DemoError: the request itself cannot be run; a defence's own error becomes its card.
@@ -45,18 +45,42 @@ def compare(
     yield stage.undefended()
     if request.attack is not None:
         yield stage.attack(request.attack)
-    sides = [
-        Side(stage, entry(id, "defense"), entry(id, "defense").build(dict(values)))
-        for id, values in request.defenses.items()
-    ]
+    sides = _sides(stage)
     for side in sides:
         yield side.defend()
     if request.attack is not None:
         sides = [side for side in sides if side.card.error is None]
         if request.checks:
             yield stage.check()
-            for side in sides:
-                yield side.check()
+        for side in sides:
+            if request.exhibits:
+                side.exhibit()
+            if request.checks:
+                side.check()
+            if request.exhibits or request.checks:
+                yield side.card
         for side in sides:
             yield from side.climb()
     logger.info("%s on %s: %s", request.attack, backbone.name, ", ".join(request.defenses))
+
+
+def redefend(request: Request, backbone: Backbone, earlier: Card) -> Iterator[Card]:
+    """The defences of a request again, on the file an earlier run of it made.
+
+    Args:
+        earlier: the undefended card of that run, with its attack.
+    """
+    check_request(request)
+    stage = Stage(request, backbone, silent, bool)
+    stage.resume(earlier)
+    for side in _sides(stage):
+        card = side.defend()
+        yield side.exhibit() if request.exhibits and card.error is None else card
+
+
+def _sides(stage: Stage) -> list[Side]:
+    """One a defence, in the request's order."""
+    return [
+        Side(stage, entry(id, "defense"), entry(id, "defense").build(dict(values)))
+        for id, values in stage.request.defenses.items()
+    ]

@@ -37,3 +37,12 @@ def gain_for(levels: float) -> int:
 def _table() -> np.ndarray:
     """Perceptually uniform, dark = untouched; readable without colour vision."""
     return (colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+
+
+def overlay(picture: np.ndarray, where: np.ndarray) -> Image.Image:
+    """A grey picture (H, W, 3) uint8 under a map (h, w) of values in [0, 1], stretched over it."""
+    heat = Image.fromarray((255 * where).round().astype(np.uint8))
+    size = (picture.shape[1], picture.shape[0])
+    colours = _table()[np.asarray(heat.resize(size, Image.Resampling.BILINEAR))]
+    grey = np.asarray(Image.fromarray(picture).convert("L"))[..., None]
+    return Image.fromarray((0.45 * grey + 0.55 * colours).round().astype(np.uint8))

@@ -11,6 +11,7 @@ from vlmdefense_demo.errors import InvalidLabels, InvalidParameter
 from vlmdefense_demo.judging import find_label
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE, clean_template, grouped_labels
 from vlmdefense_demo.ladder import INTERACTIVE, Budget
+from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.survey import entry
 from vlmdefense_demo.types import Images, RungName
 
@@ -71,6 +72,8 @@ class Request:
         budget: what they may spend.
         repeats: runs behind the time of a short defence; 0 takes the first as it comes.
         checks: look for masked gradients and put what is found on the cards.
+        exhibits: add each defence's pictures and curves to its card.
+        learned: prompts of one's own, by the method that uses them.
     """
 
     image: Images
@@ -87,6 +90,8 @@ class Request:
     budget: Budget = INTERACTIVE
     repeats: int = 3
     checks: bool = True
+    exhibits: bool = False
+    learned: Mapping[str, LearnedContext] = field(default_factory=dict)
 
     def words(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """The labels with a caption among them, and the group of each."""

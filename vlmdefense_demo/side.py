@@ -77,6 +77,22 @@ class Side:
             self._add("transfer", how, stage.adversarial, attacked, spent, png)
         return self.card
 
+    def exhibit(self) -> Card:
+        """The method's own pictures and curves; one that fails leaves the card as it is."""
+        stage = self.stage
+        assert stage.adversarial is not None
+        pair = torch.cat([stage.x, stage.adversarial])
+        try:
+            with torch.no_grad():
+                right = stage.clf.labels.index(stage.card.reference)
+                shown = self.method.exhibit(stage.clf, pair, right)
+            self.card = replace(self.card, notes=self.card.notes + shown)
+        except Cancelled:
+            raise
+        except FAILURES as error:
+            self._note("pictures", error)
+        return self.card
+
     def check(self) -> Card:
         """GM2, GM3, GM5 and GM11: the gradient through the defence, and whether it does anything."""
         try:

@@ -53,7 +53,9 @@ class Stage:
         labels, groups = request.words()
         self.groups = torch.tensor(groups, device=backbone.device)
         with torch.no_grad():
-            self.clf = ZeroShotClassifier(backbone, labels, request.template, meter=self.meter)
+            self.clf = ZeroShotClassifier(
+                backbone, labels, request.template, meter=self.meter, learned=request.learned
+            )
         self.x = request.image.to(backbone.device)
         self.adversarial: Images | None = None
         self.goal: Goal | None = None
@@ -113,6 +115,13 @@ class Stage:
             verdict=judge(self.card.clean, attacked, self.card.right),
         )
         return self.card
+
+    def resume(self, card: Card) -> None:
+        """Stand where an earlier run of the same request stood: its answers, its file."""
+        assert card.attack is not None
+        self.card = card
+        self.goal = self._goal()
+        self.adversarial = from_png(card.attack.png).to(self.x)
 
     def check(self) -> Card:
         """GM1, GM9 and GM14, on the undefended model; the first two compare changes of every pixel."""

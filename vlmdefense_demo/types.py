@@ -102,12 +102,13 @@ class Note:
     """One fact a method reports about its own run, for the card's disclosure.
 
     kind: "text" (value is a string), "number" (float), "gauge" ({"value", "threshold"}),
-    "series" (list of floats), "images" (list of PNG data) — all JSON-able.
+    "series" (list of floats), "curves" ({"x", "clean", "attacked"}, lists of numbers from 0 to 1),
+    "images" (list of [caption, base64 of a PNG]) — all JSON-able.
     """
 
     title: str
     value: Any
-    kind: Literal["text", "number", "gauge", "series"] = "text"
+    kind: Literal["text", "number", "gauge", "series", "curves", "images"] = "text"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from vlmdefense_demo.errors import DemoError, InvalidImage, InvalidLabels, Inval
 from vlmdefense_demo.images import from_png, to_array
 from vlmdefense_demo.request import Request
 from vlmdefense_demo.spec import Choice, Range, fields
-from vlmdefense_demo.survey import SURVEY, methods
+from vlmdefense_demo.survey import SURVEY, methods, usable
 from vlmdefense_demo.ui import handlers
 from vlmdefense_demo.ui.controls import collect, widgets
 from vlmdefense_demo.ui.handlers import DEFENSES, OUTPUTS, Site, as_outputs
@@ -102,10 +102,10 @@ def test_pictures_of_an_earlier_attack_are_faded_until_the_new_one_is_there(site
     assert seen[made]["download"].interactive is True
 
 
-def test_run_says_queued_running_and_off_before_it_is_done(site, form, pocket):
+def test_run_says_queued_running_and_ready_before_it_is_done(site, form, pocket):
     updates = list(handlers.run(site, form, "me"))
     first = next(u for u in updates if "undefended" in u)
-    assert [("queued" in first[id], "off" in first[id]) for id in ("fare", "rtpt", "ttc")] == [
+    assert [("queued" in first[id], "ready" in first[id]) for id in ("fare", "rtpt", "ttc")] == [
         (True, False), (False, True), (True, False),
     ]  # fmt: skip
     assert any("running …" in u.get("fare", "") for u in updates)
@@ -290,7 +290,7 @@ def test_every_defence_has_a_card_and_a_tick_box(demo):
     ids = {getattr(b, "elem_id", None) for b in demo.blocks.values()}
     assert {f"card-{id}" for id in methods("defense")} <= ids
     boxes = [b for b in demo.blocks.values() if isinstance(b, gr.CheckboxGroup)]
-    assert sorted(v for b in boxes for _, v in b.choices) == sorted(methods("defense"))
+    assert sorted(v for b in boxes for _, v in b.choices) == sorted(usable("pocket"))
 
 
 def test_only_the_endpoints_are_public(demo):

@@ -8,7 +8,7 @@ from typing import ClassVar
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Parameters
-from vlmdefense_demo.types import Adaptive, Cost, DefenseResult, Images, LogitFn, Logits
+from vlmdefense_demo.types import Adaptive, Cost, DefenseResult, Images, LogitFn, Logits, Note
 
 
 class Defender(Parameters):
@@ -33,6 +33,15 @@ class Defender(Parameters):
     def expected_cost(self, n_labels: int) -> Cost:
         """Passes per image."""
         raise NotImplementedError
+
+    def exhibit(self, clf: ZeroShotClassifier, pair: Images, right: int) -> tuple[Note, ...]:
+        """Pictures and curves for the card, made after the answer and not part of its cost.
+
+        Args:
+            pair: (2, 3, H, W) the clean and the attacked picture.
+            right: position of the right label.
+        """
+        return ()
 
     def surrogate(self, clf: ZeroShotClassifier, run: Run) -> LogitFn:
         """What the attacker who knows the defence differentiates: the defence, drawn anew per call.

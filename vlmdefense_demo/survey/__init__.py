@@ -50,6 +50,21 @@ def defender(row: Entry) -> type[Defender]:
     return cast("type[Defender]", row.cls)
 
 
+def unavailable(model: str, paradigm: Paradigm | None = None) -> dict[str, str]:
+    """Defences that a model has no weights for -> why, in a sentence."""
+    from vlmdefense_demo.models.variants import missing  # torch, which a list of methods needs not
+
+    needed = {e.id: defender(e).weights for e in methods("defense", paradigm).values()}
+    reasons = {id: missing(model, weights) for id, weights in needed.items() if weights}
+    return {id: why for id, why in reasons.items() if why}
+
+
+def usable(model: str, paradigm: Paradigm | None = None) -> tuple[str, ...]:
+    """Defences that a model has weights for, in the survey's order."""
+    greyed = unavailable(model, paradigm)
+    return tuple(id for id in methods("defense", paradigm) if id not in greyed)
+
+
 def methods(kind: Kind | None = None, paradigm: Paradigm | None = None) -> dict[str, Entry]:
     """The rows of one kind, or of one paradigm, in the survey's order."""
     return {

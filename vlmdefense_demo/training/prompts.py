@@ -197,6 +197,7 @@ def _learn(
                 group["lr"] = warm_cosine(step, steps, 1 / recipe.epochs, recipe.learning_rate)
             optimiser.step()
             losses.append(float(loss.detach()))
+            run.record("loss", loss)
             if checkpoint and ((step + 1) % recipe.save_every == 0 or step + 1 == steps):
                 save(checkpoint, words, optimiser, step + 1)
     means = [sum(part) / len(part) for part in _chunks(losses, per_epoch)]

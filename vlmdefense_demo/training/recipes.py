@@ -18,7 +18,13 @@ from tqdm import tqdm
 from vlmdefense_demo.models.backbone import Backbone, Preprocess
 from vlmdefense_demo.models.catalog import LOCAL, POCKET, UNIVERSAL, load_model
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
-from vlmdefense_demo.models.variants import Variant, forget_models, load_twin, write_variant
+from vlmdefense_demo.models.variants import (
+    Variant,
+    forget_models,
+    load_learned,
+    load_twin,
+    write_variant,
+)
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.training.fare import FAREObjective
 from vlmdefense_demo.training.lesson import Language
@@ -33,7 +39,7 @@ from vlmdefense_demo.training.prompts import (
     train_apt,
 )
 from vlmdefense_demo.training.report import CALTECH, Row, embed_labels, listed_words, must_show
-from vlmdefense_demo.training.robust import robust_rows
+from vlmdefense_demo.training.robust import accuracies, names_trial, words_trial
 from vlmdefense_demo.training.tecoa import TeCoAObjective
 from vlmdefense_demo.training.tecoa_vp import Framed
 from vlmdefense_demo.training.text_tower import TextRecipe, train_text_tower
@@ -186,11 +192,32 @@ def check(args: argparse.Namespace) -> Iterator[str]:
 
 
 def check_robust(args: argparse.Namespace) -> Iterator[str]:
-    """White-box accuracy of the robust twin and of the undefended tower."""
+    """White-box accuracy of the towers named in --towers, under the labels named in --kinds."""
     backbone = _load(args.out or POCKET)
-    twin, names = load_twin(backbone, "fare"), open_clip.IMAGENET_CLASSNAMES
-    for row in robust_rows(backbone, twin, names, args.images, args.photos):
-        yield _line(row)
+    names = open_clip.IMAGENET_CLASSNAMES
+    make = {
+        "words": lambda: words_trial(backbone, args.images, args.photos),
+        "all-words": lambda: words_trial(backbone, args.images, args.photos, 0),
+        "names": lambda: names_trial(backbone, names, args.images, args.photos),
+    }
+    for kind in args.kinds.split(","):
+        given = make[kind]()
+        for tower in args.towers.split(","):
+            clean = tower == "undefended"
+            attacked = backbone if clean else _defended(backbone, tower)
+            for row in accuracies(f"{kind}: {tower}", attacked, given):
+                yield _line(row)
+
+
+def _defended(backbone: Backbone, method: str) -> Backbone:
+    """The model as a method deploys it, for methods that change the picture's way only."""
+    if method == "tecoa_vp":
+        framed = Framed(backbone)
+        framed.border.load_state_dict(
+            {f"parts.{k}": v for k, v in load_learned(backbone, method).items()}
+        )
+        return framed
+    return load_twin(backbone, method)
 
 
 def _line(row: Row) -> str:

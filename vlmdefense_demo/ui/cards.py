@@ -9,22 +9,20 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
 
 from vlmdefense_demo.flags import FLAGS
-from vlmdefense_demo.spec import Field, Range, fields
-from vlmdefense_demo.survey import PARADIGMS, defender, entry
+from vlmdefense_demo.survey import PARADIGMS, entry
 from vlmdefense_demo.types import (
     AttackReport,
     Card,
     Cost,
-    Note,
     Paradigm,
     Prediction,
     Rung,
     Verdict,
 )
 from vlmdefense_demo.ui import text
+from vlmdefense_demo.ui.details import more
 
 SWATCHES = ("right", "wrong", "third")
 
@@ -71,7 +69,7 @@ def defence(card: Card, order: Sequence[str]) -> str:
             + _ladder(card)
             + _cost(card.cost, card.slowdown, escape(card.device))
             + _warnings(card.flags, row.flags)
-            + _more(card)
+            + more(card)
         )
     verdict = _overall(card)
     label = f"{row.title}: {text.VERDICTS[verdict][1]}" if verdict else row.title
@@ -90,6 +88,19 @@ def placeholder(method: str, words: str, hint: str = "") -> str:
         f'<article class="card {row.paradigm}" aria-label="{escape(row.title)}">'
         f"{_header(method, _waiting(words))}{note}</article>"
     )
+
+
+def greyed(reasons: Mapping[str, str]) -> str:
+    """Defences that cannot be ticked for this model, each with the reason."""
+    if not reasons:
+        return ""
+    names = ", ".join(
+        f'<span title="{escape(why)}">{escape(entry(id).title)}</span>'
+        for id, why in reasons.items()
+    )
+    why = escape(next(iter(reasons.values())).partition(". ")[0])
+    some = why if len(reasons) == 1 else "no weights for this model"
+    return f'<p class="greyed">Not here: {names} ({some}).</p>'
 
 
 def paradigm_head(paradigm: Paradigm) -> str:
@@ -256,35 +267,6 @@ def _cost(cost: Cost | None, slowdown: float | None, device: str) -> str:
     return (
         f'<div class="cost"><b>{_seconds(cost.seconds)}</b>{ratio}{cost.passes()} · {device}</div>'
     )
-
-
-def _more(card: Card) -> str:
-    """What the method reports about itself, its settings, and what its flags mean."""
-    row = entry(card.method)
-    facts = [(escape(note.title), _note(note)) for note in card.notes]
-    facts += [(f.name.replace("_", " "), _shown(f, card.params)) for f in fields(row.cls)]
-    rows = "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in facts)
-    flags = "".join(f"<p><b>{FLAGS[f][0]}</b>: {FLAGS[f][1]}</p>" for f in row.flags)
-    known = f"<p><b>an attacker who knows it</b>: {escape(defender(row).recipe)}</p>"
-    return (
-        f'<details class="more"><summary>How it decided, and how it is attacked</summary>'
-        f"<p>{escape(row.idea)}</p><dl>{rows}</dl>{known}{flags}</details>"
-    )
-
-
-def _shown(field: Field, params: Mapping[str, Any]) -> str:
-    unit = field.domain.unit if isinstance(field.domain, Range) else ""
-    return escape(f"{params[field.name]} {unit}".strip())
-
-
-def _note(note: Note) -> str:
-    if note.kind == "gauge":
-        return f"{note.value['value']:.3f} (threshold {note.value['threshold']:g})"
-    if note.kind == "series":
-        return " → ".join(f"{v:.3f}" for v in note.value)
-    if note.kind == "number":
-        return f"{note.value:.3f}"
-    return escape(str(note.value))
 
 
 def _legend(order: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,9 +11,10 @@ import gradio as gr
 
 from vlmdefense_demo.errors import DemoError, InvalidImage
 from vlmdefense_demo.spec import fields
-from vlmdefense_demo.survey import attacker, entry, methods
+from vlmdefense_demo.survey import PARADIGMS, attacker, entry, methods, unavailable, usable
 from vlmdefense_demo.types import Paradigm
-from vlmdefense_demo.ui import handlers
+from vlmdefense_demo.ui import cards as html
+from vlmdefense_demo.ui import classroom, handlers, live
 from vlmdefense_demo.ui.controls import Widgets, collect
 from vlmdefense_demo.ui.examples import PRESETS, Example
 from vlmdefense_demo.ui.handlers import Form, Site
@@ -32,6 +33,8 @@ class Controls:
     out: dict[str, Any] = field(default_factory=dict)
     params: Widgets = field(default_factory=dict)
     chosen: dict[Paradigm, gr.CheckboxGroup] = field(default_factory=dict)
+    greyed: dict[Paradigm, gr.HTML] = field(default_factory=dict)
+    settings: dict[str, gr.Accordion] = field(default_factory=dict)
     photos: tuple[Example, ...] = ()
     gallery: Any = None
     picture: Any = None
@@ -48,13 +51,15 @@ class Controls:
     eps: Any = None
     steps: Any = None
     seed: Any = None
+    learned: Any = None
+    desk: Any = None
 
     def inputs(self) -> list[Any]:
         """Every control that shapes a run."""
         return [
             self.picture, self.labels, self.template, self.truth, self.goal, self.target,
             self.second, self.knows, self.model, self.attack, self.eps, self.steps, self.seed, *self.chosen.values(),
-            *self.params.values(),
+            *self.params.values(), self.learned,
         ]  # fmt: skip
 
     def of_attack(self) -> list[Any]:
@@ -111,7 +116,32 @@ class Controls:
                 if id in ticked
             },
             seed=values[self.seed] or 0,
+            learned=values[self.learned],
         )
+
+
+def choices(model: str, paradigm: Paradigm) -> list[tuple[str, str]]:
+    """What can be ticked in a paradigm, for a model: (title, id)."""
+    return [(entry(id).title, id) for id in usable(model, paradigm)]
+
+
+def tick(paradigm: Paradigm, ticked: Sequence[str]) -> list[Any]:
+    """Cards, then settings, of a paradigm: those of what is ticked are shown."""
+    rows = methods("defense", paradigm).values()
+    return [
+        *(gr.update(visible=row.id in ticked) for row in rows),
+        *(gr.update(visible=row.id in ticked and row.adjustable) for row in rows),
+    ]
+
+
+def regroup(model: str, *ticked: Sequence[str]) -> list[Any]:
+    """Tick boxes, then the reasons of what is greyed, of all paradigms, for a model."""
+    boxes = []
+    for paradigm, before in zip(PARADIGMS, ticked, strict=True):
+        there = choices(model, paradigm)
+        kept = [id for id in before if id in usable(model, paradigm)]
+        boxes.append(gr.update(choices=there, value=kept))
+    return boxes + [html.greyed(unavailable(model, paradigm)) for paradigm in PARADIGMS]
 
 
 def suit(page: Controls, id: str) -> list[Any]:
@@ -179,5 +209,65 @@ def connect(page: Controls, site: Site) -> None:
     page.model.input(
         partial(handlers.change_model, site), page.model, [page.model, page.out["status"]], **hidden
     )
+    boxes = [page.chosen[paradigm] for paradigm in PARADIGMS]
+    page.model.change(
+        regroup, [page.model, *boxes], [*boxes, *page.greyed.values()], queue=False, **hidden
+    )
+    for paradigm, box in page.chosen.items():
+        rows = methods("defense", paradigm)
+        shown = [*(page.out[id] for id in rows), *(page.settings[id] for id in rows)]
+        box.change(partial(tick, paradigm), box, shown, queue=False, **hidden)
+    _live(page, site, hidden)
+    _teach(page, site, hidden)
+    own = {widget for (id, _), widget in page.params.items() if entry(id).kind == "defense"}
+    own.add(page.learned)  # no control of the page
     for control in page.inputs():
-        control.change(None, js=STALE, **hidden)
+        if control not in own:  # a moved setting of a defence brings its own card again
+            control.change(None, js=STALE, **hidden)
+
+
+def _teach(page: Controls, site: Site, hidden: Mapping[str, Any]) -> None:
+    """The classroom: fill in, train, stop, forget."""
+    it = page.desk
+    out = [it.status, it.curve, it.train, it.stop, it.forget, page.learned]
+
+    def train(values: Values, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        work = classroom.homework(
+            values[it.method], [values[n] for n in it.names], [values[f] for f in it.files]
+        )
+        session = f"{request.session_hash}/classroom"
+        yield from classroom.learn(site, values[page.model], work, values[page.learned], session)
+
+    def stop(request: gr.Request) -> None:
+        site.worker.stop(f"{request.session_hash}/classroom")
+
+    it.fill.click(
+        partial(classroom.example_classes, site),
+        None,
+        [*it.names, *it.files],
+        queue=False,
+        **hidden,
+    )
+    it.train.click(
+        train, {*it.inputs(), page.model, page.learned}, out, concurrency_id="compute", **hidden
+    )
+    it.stop.click(stop, queue=False, **hidden)
+    it.forget.click(classroom.forget, None, out, queue=False, **hidden)
+
+
+def _live(page: Controls, site: Site, hidden: Mapping[str, Any]) -> None:
+    """A setting of a defence, once moved, runs that defence again on the file that is shown."""
+    for id, row in methods("defense").items():
+        mine = [widget for (owner, _), widget in page.params.items() if owner == id]
+
+        def again(values: Values, id: str = id, row: Any = row) -> Iterator[tuple[Any, Any]]:
+            settings = collect(row, page.params, values)
+            yield from live.again(site, values[page.out["earlier"]], id, settings)
+
+        for widget in mine:
+            events: Any = widget
+            moved = events.release if isinstance(widget, gr.Slider) else events.input
+            moved(
+                again, {page.out["earlier"], *mine}, [page.out[id], page.out["status"]],
+                concurrency_id="compute", **hidden,
+            )  # fmt: skip

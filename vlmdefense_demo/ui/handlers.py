@@ -17,6 +17,7 @@ from vlmdefense_demo.heatmap import gain_for, magnitude, signed_difference
 from vlmdefense_demo.images import fit, from_png, read_upload, to_array, to_pixels, to_png
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.catalog import load_model
+from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.request import AWARE, Aim, Request, check_request
 from vlmdefense_demo.run import Progress
 from vlmdefense_demo.survey import SURVEY, entry, methods
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 DEFENSES = tuple(methods("defense"))
 CAPTIONS = ("pair_caption", "signed_caption", "magnitude_caption")
 FIXED = ("status", "go", "stop", "verdict", "pair", "signed", "magnitude", *CAPTIONS, "undefended",
-         "download")  # fmt: skip
+         "download", "earlier")  # fmt: skip
 OUTPUTS = FIXED + DEFENSES
 PICTURES = ("pair", "signed", "magnitude")
 Update = dict[str, Any]
@@ -53,6 +54,7 @@ class Form:
     attack_params: Mapping[str, Any]
     defenses: Mapping[str, Mapping[str, Any]]
     seed: float
+    learned: Mapping[str, LearnedContext] = field(default_factory=dict)
 
 
 @dataclass
@@ -67,6 +69,15 @@ class Site:
     def load(self, name: str, say: Callable[[str], None]) -> Backbone:
         """The shared backbone of a catalog name, on this site's device."""
         return load_model(name, self.device, say=say)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What the page shows: the request of the last run, its model, and its undefended card."""
+
+    request: Request
+    model: str
+    card: Card
 
 
 def prepare(form: Form, backbone: Backbone) -> Request:
@@ -88,6 +99,8 @@ def prepare(form: Form, backbone: Backbone) -> Request:
         _aim(form, backbone),
         int(form.seed),
         rungs=AWARE if form.knows else (),
+        exhibits=True,
+        learned=form.learned,
     )
     check_request(request)
     return request
@@ -108,12 +121,12 @@ def run(site: Site, form: Form, session: str) -> Iterator[Update]:
     """Stream one comparison as partial updates of the page, keyed by output name."""
     yield opening()
     say: list[str] = []
-    clean: list[Images] = []
+    asked: list[Request] = []
 
     def job(note: Progress, stopped: Callable[[], bool]) -> Iterator[Card]:
         backbone = site.load(form.model, say.append)
         request = prepare(form, backbone)
-        clean.append(request.image)
+        asked.append(request)
         yield from compare(request, backbone, on_progress=note, should_stop=stopped)
 
     done: list[Card] = []
@@ -125,7 +138,7 @@ def run(site: Site, form: Form, session: str) -> Iterator[Update]:
                 continue
             queued = {} if done else queue(form)
             done.append(event)
-            yield queued | show(site, form, done, clean[0])
+            yield queued | show(site, form, done, asked[0])
     except DemoError as error:
         logger.info("%s: %s", type(error).__name__, error)
         yield closing(form, done, str(error))
@@ -149,11 +162,10 @@ def opening() -> Update:
 def queue(form: Form) -> Update:
     """Every chosen card queued, the others off."""
     words = {id: ("queued", "") for id in form.defenses}
-    off = ("off", text.CHOOSE_DEFENCE)
-    return {id: html.placeholder(id, *words.get(id, off)) for id in DEFENSES}
+    return {id: html.placeholder(id, *words.get(id, ("ready", ""))) for id in DEFENSES}
 
 
-def show(site: Site, form: Form, done: Sequence[Card], clean: Images) -> Update:
+def show(site: Site, form: Form, done: Sequence[Card], request: Request) -> Update:
     """The update the newest card brings."""
     card, first = done[-1], _undefended(done)
     order = html.class_order(first)
@@ -168,7 +180,8 @@ def show(site: Site, form: Form, done: Sequence[Card], clean: Images) -> Update:
         update["download"] = gr.DownloadButton(interactive=False)
     elif sum(c.attack is not None for c in done) == 1:
         assert card.attack is not None
-        update |= pictures(site, clean, card.attack) | _next(form, done)
+        update |= pictures(site, request.image, card.attack) | _next(form, done)
+        update["earlier"] = Earlier(request, form.model, card)
         update["status"] = status("Defending …")
     return update
 

@@ -15,12 +15,13 @@ from vlmdefense_demo.export import Story, read_story
 from vlmdefense_demo.images import fit, from_png, read_upload
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE
 from vlmdefense_demo.models.catalog import ASSETS, MODELS
-from vlmdefense_demo.survey import PARADIGMS, attacker, methods
+from vlmdefense_demo.survey import PARADIGMS, attacker, methods, unavailable, usable
 from vlmdefense_demo.types import Paradigm
 from vlmdefense_demo.ui import api, events, handlers, text
 from vlmdefense_demo.ui import cards as html
+from vlmdefense_demo.ui.classroom import desk
 from vlmdefense_demo.ui.controls import widgets
-from vlmdefense_demo.ui.events import EPS, Controls
+from vlmdefense_demo.ui.events import EPS, Controls, choices
 from vlmdefense_demo.ui.examples import PRESETS, examples
 from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.photo import photo_input
@@ -42,7 +43,9 @@ def build(site: Site) -> gr.Blocks:
         page.out["undefended"] = gr.HTML(first.get("undefended", ""), elem_id="undefended")
         with gr.Row(equal_height=False):
             for paradigm in PARADIGMS:
-                _paradigm(page, paradigm, first)
+                _paradigm(page, site, paradigm, first)
+        page.learned = gr.State({})
+        page.desk = desk()
         with gr.Accordion("What is going on?", open=False):
             gr.Markdown(text.HELP)
         events.connect(page, site)
@@ -142,6 +145,7 @@ def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
                 scale=4,
                 min_width=230,
             )
+            page.out["earlier"] = gr.State()
             page.out["stop"] = gr.Button(
                 "Stop", interactive=False, elem_id="stop", scale=1, min_width=90
             )
@@ -181,20 +185,25 @@ def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
                 )  # fmt: skip
 
 
-def _paradigm(page: Controls, paradigm: Paradigm, first: dict[str, Any]) -> None:
+def _paradigm(page: Controls, site: Site, paradigm: Paradigm, first: dict[str, Any]) -> None:
     rows = methods("defense", paradigm)
+    ticked = [id for id in rows if id in first["defenses"]]
     with gr.Column(min_width=330):
         gr.HTML(html.paradigm_head(paradigm))
         page.chosen[paradigm] = gr.CheckboxGroup(
-            [(e.title, e.id) for e in rows.values()], value=list(rows), container=False,
-            show_label=False, label=f"{PARADIGMS[paradigm][0]} defences",
-            elem_id=f"choose-{paradigm}",
+            choices(site.model, paradigm), value=ticked, container=False, show_label=False,
+            label=f"{PARADIGMS[paradigm][0]} defences", elem_id=f"choose-{paradigm}",
         )  # fmt: skip
+        page.greyed[paradigm] = gr.HTML(html.greyed(unavailable(site.model, paradigm)))
         for row in rows.values():
+            on = row.id in ticked
             shown = first.get(row.id) or html.placeholder(row.id, "ready")
-            page.out[row.id] = gr.HTML(shown, elem_id=f"card-{row.id}")
-            with gr.Accordion(f"{row.title} settings", open=False, visible=row.adjustable):
+            page.out[row.id] = gr.HTML(shown, elem_id=f"card-{row.id}", visible=on)
+            with gr.Accordion(
+                f"{row.title} settings", open=False, visible=on and row.adjustable
+            ) as settings:
                 page.params |= widgets(row)
+            page.settings[row.id] = settings
 
 
 def _models(site: Site) -> list[tuple[str, str]]:
@@ -213,7 +222,7 @@ def _first_paint(site: Site, story: Story | None) -> dict[str, Any]:
     """The values every output and control starts with; without a story only the controls."""
     preset, labels = next(iter(PRESETS.items()))
     controls = {"preset": preset, "labels": labels, "attack": "pgd", "eps": 4, "steps": 10,
-                "seed": 0, "knows": False}  # fmt: skip
+                "seed": 0, "knows": False, "defenses": usable(site.model)[:1]}  # fmt: skip
     if story is None:
         return controls
     card, *rest = story.cards
@@ -223,6 +232,7 @@ def _first_paint(site: Site, story: Story | None) -> dict[str, Any]:
     labels = tuple(story.about["labels"])
     controls |= {"labels": labels, "attack": card.attack.method, "seed": story.about["seed"]}
     controls["preset"] = next((name for name, some in PRESETS.items() if some == labels), None)
+    controls["defenses"] = tuple(c.method for c in rest if c.method in usable(site.model))
     controls["knows"] = any(len(c.ladder) > 1 for c in rest)
     controls |= {k: v for k, v in card.attack.params.items() if k in ("eps", "steps")}
     return (

@@ -40,7 +40,6 @@ LABEL_HELP = (
 )
 TRUTH_HELP = "Leave empty to take the model's own answer on the clean picture."
 TARGET_HELP = "A label of the list; any text if the goal is a text of your own."
-CHOOSE_DEFENCE = "Tick it to run it."
 HELP = """\
 **What you see.** A zero-shot model answers with one label of your list. The attack changes the picture
 so that the answer changes: most attacks move each pixel by at most ε grey levels, others bound the

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from vlmdefense_demo.run import Progress
-from vlmdefense_demo.types import Card
 
 T = TypeVar("T")
-Job = Callable[[Progress, Callable[[], bool]], Iterator[Card]]
+Job = Callable[[Progress, Callable[[], bool]], Iterator[T]]
 TICK = 0.25
 
 
@@ -49,15 +48,15 @@ class Worker:
             flag.set()
         return flag is not None
 
-    def stream(self, session: str, job: Job) -> Iterator[Card | Step]:
-        """Cards as they finish, and the newest progress in between.
+    def stream(self, session: str, job: Job[T]) -> Iterator[T | Step]:
+        """What a job yields (cards, mostly) as it comes, and the newest progress in between.
 
         Raises:
             DemoError: whatever the job raises, Cancelled after a stop.
         """
         flag = threading.Event()
         self._stops[session] = flag
-        cards: queue.SimpleQueue[Card | BaseException | None] = queue.SimpleQueue()
+        items: queue.SimpleQueue[T | BaseException | None] = queue.SimpleQueue()
         latest: list[Step] = []
 
         def note(method: str, done: int, total: int) -> None:
@@ -65,17 +64,17 @@ class Worker:
 
         def work() -> None:
             try:
-                for card in job(note, flag.is_set):
-                    cards.put(card)
-                cards.put(None)
+                for item in job(note, flag.is_set):
+                    items.put(item)
+                items.put(None)
             except BaseException as error:
-                cards.put(error)
+                items.put(error)
 
         future = self._pool.submit(work)
         try:
             while True:
                 try:
-                    item = cards.get(timeout=TICK)
+                    item = items.get(timeout=TICK)
                 except queue.Empty:
                     yield latest[0] if latest else Step("", 0, 0)
                     continue

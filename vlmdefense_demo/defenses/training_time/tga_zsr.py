@@ -6,10 +6,20 @@ what training kept in place.
 
 from __future__ import annotations
 
+import io
+from base64 import b64encode
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from vlmdefense_demo.defenses.training_time.towers import RobustTower
+from vlmdefense_demo.images import to_array
+from vlmdefense_demo.models.classifier import ZeroShotClassifier
+from vlmdefense_demo.models.maps import attention
+from vlmdefense_demo.types import Images, Note
+
+SIDE = 160  # pixels of a map's picture
 
 
 @dataclass(frozen=True)
@@ -23,3 +33,23 @@ class TGAZSR(RobustTower):
     """
 
     weights: ClassVar[str] = "tga_zsr"
+
+    def exhibit(self, clf: ZeroShotClassifier, pair: Images, right: int) -> tuple[Note, ...]:
+        """Where both towers look for the right label, before and after the attack."""
+        text = clf.text_features[right].expand(len(pair), -1)
+        pictures = []
+        for who, tower in (("undefended", clf.backbone), ("TGA-ZSR", self.tower(clf.backbone))):
+            maps = attention(tower.encode_located(pair)[1], text)
+            for what, x, where in zip(("clean", "attacked"), pair, maps, strict=True):
+                pictures.append([f"{who}, {what}", _drawn(x, where)])
+        title = f"where it looks for “{clf.labels[right]}”"
+        return (*super().exhibit(clf, pair, right), Note(title, pictures, "images"))
+
+
+def _drawn(x: Tensor, where: Tensor) -> str:
+    """A picture (3, H, W) under its map (h, w), as the base64 of a PNG."""
+    from vlmdefense_demo.heatmap import overlay  # matplotlib is slow to import
+
+    buffer = io.BytesIO()
+    overlay(to_array(x[None]), where.cpu().numpy()).resize((SIDE, SIDE)).save(buffer, "PNG")
+    return b64encode(buffer.getvalue()).decode()

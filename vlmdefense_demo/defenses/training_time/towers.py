@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 from vlmdefense_demo.defenses.base import Defender
@@ -11,7 +11,10 @@ from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Choice, Range
-from vlmdefense_demo.types import Adaptive, Cost, DefenseResult, Images
+from vlmdefense_demo.types import Adaptive, Cost, DefenseResult, Images, Note
+
+MIXTURES = (0.0, 0.25, 0.5, 0.75, 1.0)
+MIXED_BELOW = 100  # megabytes: mixtures of a large tower would not fit into memory beside it
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class RobustTower(Defender):
     alpha: Annotated[float, Range(0, 1, 0.05), "0 clean tower, 1 robust tower, between: a mix"] = (
         1.0
     )
-    trained: Annotated[
+    trained_eps: Annotated[
         str, Choice(("largest", "1", "2", "3", "4")), "eps the tower was trained for, of 255"
     ] = "largest"
     adaptive: ClassVar[Adaptive] = "exact"
@@ -44,6 +47,21 @@ class RobustTower(Defender):
         notes = variants.training_notes(clf.backbone, self.weights, self.eps)
         return DefenseResult(robust.logits(features), features=features, notes=(notes,) * len(x))
 
+    def exhibit(self, clf: ZeroShotClassifier, pair: Images, right: int) -> tuple[Note, ...]:
+        """Confidence in the right label on both pictures, from the clean tower to the robust one."""
+        if variants.megabytes(clf.backbone, self.weights, self.eps) > MIXED_BELOW:
+            return ()
+        probs = [
+            clf.with_backbone(replace(self, alpha=alpha).tower(clf.backbone))(pair).softmax(1)
+            for alpha in MIXTURES
+        ]
+        curves = {
+            "x": list(MIXTURES),
+            "clean": [float(p[0, right]) for p in probs],
+            "attacked": [float(p[1, right]) for p in probs],
+        }
+        return (Note("confidence in the right answer, by alpha", curves, "curves"),)
+
     def tower(self, backbone: Backbone) -> Backbone:
         """The model behind this defence's image tower."""
         twin = variants.load_twin(backbone, self.weights, self.eps)
@@ -52,7 +70,7 @@ class RobustTower(Defender):
     @property
     def eps(self) -> float:
         """The trained radius in levels; 0 is the largest there is."""
-        return 0 if self.trained == "largest" else float(self.trained)
+        return 0 if self.trained_eps == "largest" else float(self.trained_eps)
 
     def expected_cost(self, n_labels: int) -> Cost:
         """One forward of the other tower."""

@@ -1,0 +1,108 @@
+"""Moving a defence's setting runs that defence again on the file that is shown."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import gradio as gr
+import pytest
+
+from vlmdefense_demo.models import variants
+from vlmdefense_demo.survey import methods, unavailable, usable
+from vlmdefense_demo.types import Note
+from vlmdefense_demo.ui import cards, figures, handlers
+from vlmdefense_demo.ui.events import regroup, tick
+from vlmdefense_demo.ui.live import again
+
+
+@pytest.fixture
+def earlier(site, form, pocket):
+    updates = handlers.run(site, replace(form, defenses={"fare": {}}), "me")
+    return [u["earlier"] for u in updates if "earlier" in u][-1]
+
+
+def test_before_the_first_run_nothing_happens(site):
+    [(card, status)] = again(site, None, "fare", {"alpha": 0.5})
+    assert card == gr.skip()
+    assert "Attack &amp; defend" in status
+
+
+def test_a_moved_slider_changes_its_card_on_the_same_file(site, earlier):
+    ends = [list(again(site, earlier, "fare", {"alpha": alpha}))[-1][0] for alpha in (0, 0.5, 1)]
+    assert len(set(ends)) == 3
+    assert all("How it decided" in html for html in ends)
+
+
+def test_alpha_zero_is_the_undefended_model(site, earlier):
+    from vlmdefense_demo.engine import redefend
+
+    request = replace(earlier.request, defenses={"fare": {"alpha": 0}})
+    [card] = redefend(request, site.load("pocket", print), earlier.card)
+    assert card.attacked.probs == pytest.approx(earlier.card.attacked.probs, abs=1e-5)
+    assert card.verdict == earlier.card.verdict
+
+
+def test_a_setting_that_is_refused_says_why_on_the_card(site, earlier):
+    card, status = list(again(site, earlier, "fare", {"alpha": 7}))[-1]
+    assert "alpha=7.0 is outside" in card
+    assert "failed" in status
+
+
+def test_a_defence_that_was_not_run_stays_as_it_is(site, earlier):
+    assert list(again(site, earlier, "ttc", {})) == [(gr.skip(), gr.skip())]
+
+
+def test_ticking_shows_a_card_and_its_settings():
+    rows = list(methods("defense", "training_time").values())
+    updates = tick("training_time", ["fare"])
+    assert len(updates) == 2 * len(rows)
+    shown = [u["visible"] for u in updates]
+    assert shown[: len(rows)] == [row.id == "fare" for row in rows]
+    assert shown[len(rows) :] == [row.id == "fare" for row in rows]
+
+
+def test_only_what_exists_for_a_model_can_be_ticked():
+    boxes = regroup("RN50-openai", ["fare"], ["rtpt"], ["ttc"])
+    assert [b["value"] for b in boxes[:3]] == [[], ["rtpt"], ["ttc"]]
+    assert "fare" not in [id for _, id in boxes[0]["choices"]]
+    greyed = boxes[3]
+    for id in unavailable("RN50-openai"):
+        assert methods()[id].title in greyed
+    assert "ViT-B-32" in greyed  # where the weights exist
+    assert boxes[4] == boxes[5] == ""
+
+
+def test_every_defence_is_usable_or_greyed_with_a_reason():
+    for model in ("pocket", "ViT-B-32", "RN50-openai"):
+        reasons = unavailable(model)
+        assert sorted([*usable(model), *reasons]) == sorted(methods("defense"))
+        assert all(why == variants.missing(model, id) for id, why in reasons.items())
+
+
+def test_curves_are_drawn_with_their_names_apart():
+    note = Note(
+        "t", {"x": [0, 0.5, 1], "clean": [1, 0.9, 0.9], "attacked": [0, 0.5, 0.89]}, "curves"
+    )
+    svg = figures.figure(note)
+    assert svg.count("<polyline") == 2
+    assert ">clean</text>" in svg
+    assert ">attacked</text>" in svg
+    heights = [float(part.split('"')[0]) for part in svg.split('class="name"')[1:] for part in [part.split(' y="')[1]]]  # fmt: skip
+    assert abs(heights[0] - heights[1]) >= 12
+
+
+def test_figures_escape_what_people_wrote():
+    hostile = "<img src=x onerror=alert(1)>"
+    html = figures.figure(Note(hostile, [[hostile, "AAAA"]], "images"))
+    assert "<img src=x" not in html
+    assert "&lt;img" in html
+    assert figures.figure(Note("n", "text")) == ""
+
+
+def test_the_trade_off_curve_is_on_the_card_after_a_run(site, form, pocket):
+    form = replace(form, defenses={"fare": {}})
+    last = [
+        u["fare"] for u in handlers.run(site, form, "me") if "How it decided" in u.get("fare", "")
+    ]
+    assert "vd-figure" in last[-1]
+    assert cards.greyed({}) == ""

@@ -1,0 +1,192 @@
+"""Train a prompt defence on a few pictures, on the page: fields, progress, and what comes out."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import torch
+from PIL import Image
+
+from vlmdefense_demo.errors import Cancelled, DemoError
+from vlmdefense_demo.models.prompts import LearnedContext
+from vlmdefense_demo.run import Meter, Progress, Run
+from vlmdefense_demo.training.classroom import TITLES, Homework, teach
+from vlmdefense_demo.training.photos import random_crop
+from vlmdefense_demo.ui import figures
+from vlmdefense_demo.ui.examples import examples
+from vlmdefense_demo.ui.handlers import Site
+from vlmdefense_demo.ui.worker import Step
+
+logger = logging.getLogger(__name__)
+CLASSES, CROPS, CROP_SIDE = 5, 4, 256
+Update = tuple[Any, ...]
+
+
+@dataclass
+class Desk:
+    """The trainer's components."""
+
+    method: Any = None
+    names: list[Any] = field(default_factory=list)
+    files: list[Any] = field(default_factory=list)
+    fill: Any = None
+    train: Any = None
+    stop: Any = None
+    forget: Any = None
+    status: Any = None
+    curve: Any = None
+
+    def inputs(self) -> list[Any]:
+        """What shapes a training."""
+        return [self.method, *self.names, *self.files]
+
+
+def desk() -> Desk:
+    """The fields, closed until someone opens them."""
+    it = Desk()
+    with gr.Accordion(
+        "Train a prompt defence on your own pictures", open=False, elem_id="classroom"
+    ):
+        gr.HTML(
+            '<p class="vd-caption">APT and AdvPT learn a few words that stand in front of every label. '
+            "Two to sixteen pictures a class are enough to try; it takes under a minute, and the "
+            "prompt is used by its card until the page is closed.</p>"
+        )
+        with gr.Row():
+            for i in range(CLASSES):
+                with gr.Column(min_width=150):
+                    it.names.append(gr.Textbox(label=f"Class {i + 1}", elem_id=f"class-{i}"))
+                    it.files.append(
+                        gr.File(
+                            file_count="multiple",
+                            file_types=["image"],
+                            height=110,
+                            label="Pictures",
+                            elem_id=f"files-{i}",
+                        )
+                    )
+        with gr.Row(elem_id="teach"):
+            it.method = gr.Radio(
+                [(title, id) for id, title in TITLES.items()], value="apt", label="Method",
+                elem_id="teach-method", scale=2,
+            )  # fmt: skip
+            it.fill = gr.Button("Use the example photos", elem_id="teach-fill", scale=2)
+            it.train = gr.Button("Train", variant="primary", elem_id="teach-go", scale=2)
+            it.stop = gr.Button("Stop", interactive=False, elem_id="teach-stop", scale=1)
+            it.forget = gr.Button("Forget it", interactive=False, elem_id="teach-forget", scale=1)
+        it.status = gr.HTML("", elem_id="teach-status")
+        it.curve = gr.HTML("", elem_id="teach-curve")
+    return it
+
+
+def example_classes(site: Site) -> list[Any]:
+    """Names and files of the example photos: four crops of each of five."""
+    chosen = examples()[:CLASSES]
+    files = []
+    for example in chosen:
+        picture = Image.open(example.path).convert("RGB")
+        crops = []
+        for i in range(CROPS):
+            generator = torch.Generator().manual_seed(i)
+            pixels = random_crop(picture, CROP_SIDE, generator).permute(1, 2, 0) * 255
+            buffer = io.BytesIO()
+            Image.fromarray(pixels.round().byte().numpy()).save(buffer, "PNG")
+            crops.append(site.outbox.put(buffer.getvalue(), f"{example.answer}-{i}.png"))
+        files.append(crops)
+    empty = CLASSES - len(chosen)
+    return [*(e.answer for e in chosen), *[""] * empty, *files, *[None] * empty]
+
+
+def homework(method: str, names: Sequence[str], files: Sequence[Sequence[str] | None]) -> Homework:
+    """The form as what the trainer takes; classes of one name are put together."""
+    classes: dict[str, list[tuple[str, bytes]]] = {}
+    for name, paths in zip(names, files, strict=True):
+        if (name or "").strip():
+            found = classes.setdefault(name.strip(), [])
+            found += [(Path(p).name, Path(p).read_bytes()) for p in paths or ()]
+    return Homework(method, classes)
+
+
+def learn(
+    site: Site, model: str, work: Homework, learned: Mapping[str, LearnedContext], session: str
+) -> Iterator[Update]:
+    """Stream one training: (status, curve, train, stop, forget, learned prompts)."""
+    title = TITLES[work.method]
+    trace: dict[str, list[torch.Tensor]] = {}
+    yield _state(f"{title}: starting …", running=True, kept=bool(learned))
+
+    def job(note: Progress, stopped: Callable[[], bool]) -> Iterator[LearnedContext]:
+        backbone = site.load(model, logger.info)
+        run = Run(
+            work.seed, path="/classroom", meter=Meter(backbone.device), on_progress=note,
+            should_stop=stopped, trace=trace,
+        )  # fmt: skip
+        yield from teach(work, backbone, run)
+
+    try:
+        for event in site.worker.stream(session, job):
+            if isinstance(event, Step):
+                yield _state(
+                    _progress(title, event), _curve(trace), running=True, kept=bool(learned)
+                )
+                continue
+            about = {note.title: note.value for note in event.notes}
+            words = f"{title} is trained: {about['training cost']}. Its card uses it from now on."
+            yield _state(words, _curve(trace), kept=True, learned={**learned, work.method: event})
+    except Cancelled:
+        yield _state(
+            "Stopped. Nothing was kept; what was in use before still is.", kept=bool(learned)
+        )
+    except DemoError as error:
+        yield _state(str(error), failed=True, kept=bool(learned))
+    except Exception:
+        logger.exception("a training failed")
+        yield _state("Something broke inside the trainer; the log has the details.", failed=True,
+                     kept=bool(learned))  # fmt: skip
+
+
+def forget() -> Update:
+    """Back to the prompts that ship with the model."""
+    return _state("Forgotten. The shipped prompt is in use again.", kept=False, learned={})
+
+
+def _state(
+    words: str,
+    curve: Any = None,
+    *,
+    running: bool = False,
+    failed: bool = False,
+    kept: bool = False,
+    learned: Any = None,
+) -> Update:
+    kind = "vd-status failed" if failed else "vd-status"
+    return (
+        f'<div class="{kind}" role="status" aria-live="polite">{escape(words)}</div>',
+        gr.skip() if curve is None else curve,
+        gr.Button(interactive=not running),
+        gr.Button(interactive=running),
+        gr.Button(interactive=kept and not running),
+        gr.skip() if learned is None else learned,
+    )
+
+
+def _progress(title: str, step: Step) -> str:
+    if not step.total:
+        return f"{title}: waiting for the processor …"
+    stage = "attacking the pictures" if "bank" in step.method else "learning the words"
+    return f"{title}, {stage}: {step.done + 1} of {step.total}"
+
+
+def _curve(trace: Mapping[str, list[torch.Tensor]]) -> str:
+    losses = [float(value) for value in trace.get("loss", ())]
+    if len(losses) < 2:
+        return ""
+    steps = list(range(1, len(losses) + 1))
+    return figures.plot(steps, [("loss", losses)], "training loss by step", max(losses))
