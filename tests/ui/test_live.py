@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import gradio as gr
 import pytest
+import torch
 
 from vlmdefense_demo.models import variants
+from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.survey import methods, unavailable, usable
 from vlmdefense_demo.types import Note
 from vlmdefense_demo.ui import cards, figures, handlers
@@ -62,7 +64,7 @@ def test_ticking_shows_a_card_and_its_settings():
 
 
 def test_only_what_exists_for_a_model_can_be_ticked():
-    boxes = regroup("RN50-openai", ["fare"], ["rtpt"], ["ttc"])
+    boxes = regroup("RN50-openai", {}, ["fare"], ["rtpt"], ["ttc"])
     assert [b["value"] for b in boxes[:3]] == [[], ["rtpt"], ["ttc"]]
     assert "fare" not in [id for _, id in boxes[0]["choices"]]
     greyed = boxes[3]
@@ -70,6 +72,14 @@ def test_only_what_exists_for_a_model_can_be_ticked():
         assert methods()[id].title in greyed
     assert "ViT-B-32" in greyed  # where the weights exist
     assert boxes[4] == boxes[5] == ""
+
+
+def test_a_prompt_of_ones_own_can_be_ticked_for_its_model_and_is():
+    own = {"advpt": LearnedContext(torch.zeros(4, 8), model="RN50-openai")}
+    box = regroup("RN50-openai", own, [], [], [])[0]
+    assert box["value"] == ["advpt"]
+    assert ("AdvPT", "advpt") in box["choices"]
+    assert regroup("ViT-B-32-openai", own, [], [], [])[0]["value"] == []
 
 
 def test_every_defence_is_usable_or_greyed_with_a_reason():

@@ -31,11 +31,13 @@ class LearnedContext:
         context: (n_ctx, d) in the space of the text tower's token embeddings.
         tower: id of the robust image tower it was learned with, "" for the model's own.
         notes: how it was trained, for the card.
+        model: name of the model it belongs to.
     """
 
     context: Tensor
     tower: str = ""
     notes: tuple[Note, ...] = ()
+    model: str = ""
 
 
 class ContextPrompts:

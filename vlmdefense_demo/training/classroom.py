@@ -127,7 +127,8 @@ def teach(homework: Homework, backbone: Backbone, run: Run) -> Iterator[LearnedC
         raise DemoError(
             "There is not enough memory for this training.", "Use fewer pictures or another model."
         ) from error
-    yield LearnedContext(trained.context, tower, _notes(trained, recipe, photos))
+    notes = _notes(trained, recipe, photos)
+    yield LearnedContext(trained.context, tower, notes, backbone.name)
 
 
 def _notes(trained: Trained, recipe: PromptRecipe, photos: Sequence[Photo]) -> tuple[Note, ...]:

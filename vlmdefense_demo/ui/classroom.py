@@ -67,7 +67,7 @@ def desk() -> Desk:
                         gr.File(
                             file_count="multiple",
                             file_types=["image"],
-                            height=110,
+                            height=150,
                             label="Pictures",
                             elem_id=f"files-{i}",
                         )

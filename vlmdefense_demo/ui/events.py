@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from vlmdefense_demo.errors import DemoError, InvalidImage
+from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.spec import fields
 from vlmdefense_demo.survey import PARADIGMS, attacker, entry, methods, unavailable, usable
 from vlmdefense_demo.types import Paradigm
@@ -120,9 +121,11 @@ class Controls:
         )
 
 
-def choices(model: str, paradigm: Paradigm) -> list[tuple[str, str]]:
-    """What can be ticked in a paradigm, for a model: (title, id)."""
-    return [(entry(id).title, id) for id in usable(model, paradigm)]
+def choices(model: str, paradigm: Paradigm, own: Collection[str] = ()) -> list[tuple[str, str]]:
+    """What can be ticked in a paradigm, for a model with prompts of one's own: (title, id)."""
+    there = usable(model, paradigm)
+    rows = methods("defense", paradigm)
+    return [(row.title, id) for id, row in rows.items() if id in there or id in own]
 
 
 def tick(paradigm: Paradigm, ticked: Sequence[str]) -> list[Any]:
@@ -134,14 +137,21 @@ def tick(paradigm: Paradigm, ticked: Sequence[str]) -> list[Any]:
     ]
 
 
-def regroup(model: str, *ticked: Sequence[str]) -> list[Any]:
-    """Tick boxes, then the reasons of what is greyed, of all paradigms, for a model."""
-    boxes = []
+def regroup(model: str, learned: Mapping[str, LearnedContext], *ticked: Sequence[str]) -> list[Any]:
+    """Tick boxes, then the reasons of what is greyed, of all paradigms, for a model.
+
+    What has just been learned is ticked: it was trained to be used.
+    """
+    boxes, greyed = [], []
+    own = handlers.own_prompts(model, learned)
     for paradigm, before in zip(PARADIGMS, ticked, strict=True):
-        there = choices(model, paradigm)
-        kept = [id for id in before if id in usable(model, paradigm)]
-        boxes.append(gr.update(choices=there, value=kept))
-    return boxes + [html.greyed(unavailable(model, paradigm)) for paradigm in PARADIGMS]
+        there = choices(model, paradigm, own)
+        boxes.append(
+            gr.update(choices=there, value=[id for _, id in there if id in (*before, *own)])
+        )
+        reasons = unavailable(model, paradigm)
+        greyed.append(html.greyed({id: why for id, why in reasons.items() if id not in own}))
+    return boxes + greyed
 
 
 def suit(page: Controls, id: str) -> list[Any]:
@@ -210,13 +220,13 @@ def connect(page: Controls, site: Site) -> None:
         partial(handlers.change_model, site), page.model, [page.model, page.out["status"]], **hidden
     )
     boxes = [page.chosen[paradigm] for paradigm in PARADIGMS]
-    page.model.change(
-        regroup, [page.model, *boxes], [*boxes, *page.greyed.values()], queue=False, **hidden
-    )
+    shown = [*boxes, *page.greyed.values()]
+    for source in (page.model, page.learned):
+        source.change(regroup, [page.model, page.learned, *boxes], shown, queue=False, **hidden)
     for paradigm, box in page.chosen.items():
         rows = methods("defense", paradigm)
-        shown = [*(page.out[id] for id in rows), *(page.settings[id] for id in rows)]
-        box.change(partial(tick, paradigm), box, shown, queue=False, **hidden)
+        parts = [*(page.out[id] for id in rows), *(page.settings[id] for id in rows)]
+        box.change(partial(tick, paradigm), box, parts, queue=False, **hidden)
     _live(page, site, hidden)
     _teach(page, site, hidden)
     own = {widget for (id, _), widget in page.params.items() if entry(id).kind == "defense"}

@@ -100,10 +100,15 @@ def prepare(form: Form, backbone: Backbone) -> Request:
         int(form.seed),
         rungs=AWARE if form.knows else (),
         exhibits=True,
-        learned=form.learned,
+        learned=own_prompts(form.model, form.learned),
     )
     check_request(request)
     return request
+
+
+def own_prompts(model: str, learned: Mapping[str, LearnedContext]) -> dict[str, LearnedContext]:
+    """The session's learned prompts that belong to a model."""
+    return {id: prompt for id, prompt in learned.items() if prompt.model == model}
 
 
 def _pixels(path: str, backbone: Backbone) -> Images:
