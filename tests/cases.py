@@ -14,6 +14,7 @@ from typing import Any
 from vlmdefense_demo.spec import Choice, Field, Range
 
 Params = dict[str, Any]
+TOWERS = ("vit", "resnet")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Case:
     cost: Callable[[Params], tuple[int, int]] | None = None  # attacks: forwards, backwards
     exact: bool = True  # False: sums over a batch round, so only the answers must agree
     at_most: bool = False  # the cost depends on the image; the formula is its upper bound
+    text_once: bool = False  # defences: labels are encoded once a call, however many images
+    towers: tuple[str, ...] = TOWERS  # defences: tiny models it works on; it refuses the others
 
 
 EARLY = (
@@ -145,6 +148,7 @@ CASES: dict[str, Case] = {
         )
         for id in ("fare", "tecoa", "pmg_aft", "tga_zsr")
     },
+    "fap": Case(text_once=True, towers=("vit",)),
     "rtpt": Case(base={"views": 4, "learning_rate": 0.02}),
     "ttc": Case(
         base={"tau": 4.0, "steps": 2},

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from tests import tiny
-from tests.cases import case, turned
+from tests.cases import TOWERS, case, turned
 from vlmdefense_demo.engine import compare
-from vlmdefense_demo.errors import Cancelled
+from vlmdefense_demo.errors import Cancelled, MethodFailed
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.models.variants import load_twin
 from vlmdefense_demo.request import Request
@@ -24,7 +24,7 @@ from vlmdefense_demo.types import Goal
 
 ATTACKS, DEFENSES = list(methods("attack").values()), list(methods("defense").values())
 FIELDS = [(e, f) for e in methods().values() for f in fields(e.cls)]
-TOWERS = ("vit", "resnet")
+PAIRS = [(e, tower) for e in DEFENSES for tower in TOWERS]
 SETTINGS = [(e, params) for e in ATTACKS for params in ({}, case(e.id).base, *case(e.id).also)]
 
 
@@ -34,7 +34,9 @@ def str_id(value):
 
 each_attack = pytest.mark.parametrize("entry", ATTACKS, ids=lambda e: e.id)
 each_defense = pytest.mark.parametrize("entry", DEFENSES, ids=lambda e: e.id)
-each_tower = pytest.mark.parametrize("tower", TOWERS)
+each_defense_and_tower = pytest.mark.parametrize(
+    ("entry", "tower"), [(e, t) for e, t in PAIRS if t in case(e.id).towers], ids=str_id
+)
 
 
 def make(entry, **changes):
@@ -185,8 +187,7 @@ def test_attack_leaves_no_trace_when_stopped(entry, target, towers):
 # --- defences ------------------------------------------------------------------------------------
 
 
-@each_defense
-@each_tower
+@each_defense_and_tower
 @pytest.mark.parametrize("n", [1, 3])
 def test_defense_returns_finite_logits(entry, backbones, tower, n):
     clf = tiny.classifier(backbones[tower])
@@ -205,8 +206,7 @@ def test_defense_returns_finite_logits(entry, backbones, tower, n):
         torch.testing.assert_close(norms, torch.ones(n))
 
 
-@each_defense
-@each_tower
+@each_defense_and_tower
 def test_defense_of_a_batch_equals_its_single_images(entry, backbones, tower):
     clf = tiny.classifier(tiny.rowwise(backbones[tower]))
     x = tiny.images_for(backbones[tower], 3)
@@ -237,20 +237,20 @@ def test_defense_does_not_modify_its_input(entry, clf):
     assert torch.equal(x, tiny.images(2))
 
 
-@each_defense
-@each_tower
+@each_defense_and_tower
 @pytest.mark.parametrize("n", [1, 2])
 def test_defense_costs_what_it_expects_per_image(entry, backbones, tower, n):
     """The second time: what a request pays once, like encoding learned words, is not in it."""
     clf = tiny.classifier(backbones[tower])
     defend_once(entry, clf, tiny.images_for(backbones[tower], n))
     _, cost = defend_once(entry, clf, tiny.images_for(backbones[tower], n))
-    expected = make(entry).expected_cost(len(tiny.LABELS))
-    assert plain_counts(cost) == tuple(n * count for count in plain_counts(expected))
+    image, text = n, 1 if case(entry.id).text_once else n
+    expected = plain_counts(make(entry).expected_cost(len(tiny.LABELS)))
+    times = (image, image, text, text)
+    assert plain_counts(cost) == tuple(k * count for k, count in zip(times, expected, strict=True))
 
 
-@each_defense
-@each_tower
+@each_defense_and_tower
 def test_defense_has_a_gradient_to_the_pixels(entry, backbones, tower):
     clf = tiny.classifier(backbones[tower])
     x = tiny.images_for(backbones[tower], 2).requires_grad_()
@@ -279,8 +279,7 @@ def test_defense_gives_the_same_answer_in_both_grad_modes(entry, clf):
     torch.testing.assert_close(without.logits, traced.logits.detach())
 
 
-@each_defense
-@each_tower
+@each_defense_and_tower
 def test_defense_leaves_no_trace(entry, backbones, tower):
     backbone = backbones[tower]
     clf, twin = tiny.classifier(backbone), load_twin(backbone, "fare")
@@ -288,10 +287,24 @@ def test_defense_leaves_no_trace(entry, backbones, tower):
         defend_once(entry, clf, tiny.images_for(backbone, 2))
 
 
+@pytest.mark.parametrize(
+    ("entry", "tower"), [(e, t) for e, t in PAIRS if t not in case(e.id).towers], ids=str_id
+)
+def test_defense_refuses_a_tower_it_is_not_made_for(entry, backbones, tower):
+    backbone = backbones[tower]
+    clf, x = tiny.classifier(backbone), tiny.images_for(backbone, 2)
+    refused = pytest.raises(MethodFailed)
+    with tiny.no_trace(backbone.model), clf.meter.stage() as cost, refused as caught:
+        defend_once(entry, clf, x)
+    assert type(backbone.visual).__name__ in caught.value.message
+    assert caught.value.hint
+    assert plain_counts(cost) == (0, 0, 0, 0)
+
+
 @each_defense
 def test_defense_leaves_no_trace_when_the_model_raises(entry, clf, towers, monkeypatch):
     requests = [tiny.classifier(clf.backbone) for _ in range(3)]  # each encodes what it needs
-    encoders = ("encode_image", "encode_text", "encode_context")
+    encoders = [name for name in vars(ZeroShotClassifier) if name.startswith("encode_")]
     originals = {name: getattr(ZeroShotClassifier, name) for name in encoders}
     calls = []
     for name, original in originals.items():

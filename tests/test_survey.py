@@ -45,6 +45,7 @@ def test_docstring_names_source_or_update_and_what_differs(row):
     text = f"{inspect.getmodule(row.cls).__doc__}\n{row.cls.__doc__}"
     assert re.search("Sources?:|Update:", text)
     assert row.status != "simplified" or "simplif" in text.lower() or "differs" in text.lower()
+    assert row.status != "weights needed" or f"python -m vlmdefense_demo train {row.id} " in text
 
 
 @each_row

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.border import Border
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
+from vlmdefense_demo.models.deep_prompts import DeepPrompts
 from vlmdefense_demo.models.variants import Variant, write_variant
 from vlmdefense_demo.run import Meter, Run
 
@@ -44,6 +45,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "custom_text": True,
     },
 }
+WITH_PATCHES = ("vit", "bidirectional")
 PREPROCESS = {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.3, 0.2], "resize_mode": "shortest"}
 
 
@@ -91,9 +93,21 @@ def save_model(folder: Path, name: str) -> Path:
         context = {"context": torch.randn(4, TEXT["width"], generator=generator)}
         about = Variant(method, f"{method}.safetensors", 3, "seeded", tower=tower)
         write_variant(folder, about, context)
+    if name in WITH_PATCHES:
+        about = Variant("fap", "fap.safetensors", 1, "seeded")
+        write_variant(folder, about, deep_prompts().tensors())
     levels = torch.randint(108, 149, (size, size, 3), generator=torch.Generator().manual_seed(2))
     Image.fromarray(levels.to(torch.uint8).numpy()).save(folder / "universal.png")
     return folder
+
+
+def deep_prompts(depth: int = 2, n: int = 2, seed: int = 0) -> DeepPrompts:
+    """Random prompts of both towers of the tiny ViT, large enough to matter."""
+    generator = torch.Generator().manual_seed(seed)
+    image, text = (
+        torch.randn(depth, n, width, generator=generator) for width in (VIT["width"], TEXT["width"])
+    )
+    return DeepPrompts(image, text / 2)
 
 
 def classifier(backbone: Backbone, labels=LABELS, template="a photo of a {}.", **more) -> Any:

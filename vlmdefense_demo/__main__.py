@@ -18,9 +18,8 @@ from vlmdefense_demo.labels import DEFAULT_TEMPLATE
 from vlmdefense_demo.survey import methods
 
 TRAININGS = (
-    "pocket", "universal", "fare", "tecoa", "tecoa_vp", "pmg_aft", "tga_zsr", "apt", "advpt",
-    "check",
-    "check-robust",
+    "pocket", "universal", "fare", "tecoa", "tecoa_vp", "pmg_aft", "tga_zsr", "apt", "advpt", "fap",
+    "check", "check-robust",
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -118,11 +117,14 @@ def _train(some: Parsers) -> None:
     train = some.add_parser("train", help="make the weights in assets/, or check them")
     train.add_argument("what", choices=TRAININGS)
     train.add_argument("--images", type=Path, required=True, help="folder of csv + tar photo sets")
-    train.add_argument("--out", type=Path, help="folder of the model; default: assets/pocket-clip")
+    train.add_argument("--out", type=Path, help="folder of the model; default: its own")
+    train.add_argument("--model", default="pocket", help="of fap: catalog name or local-dir:PATH")
+    train.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda", "mps"),
+                       help="of fap")  # fmt: skip
+    train.add_argument("--shots", type=int, default=16, help="photos a class of a prompt")
     train.add_argument("--work", type=Path, default=Path("runs"), help="checkpoints")
     train.add_argument("--steps", type=int, help="optimiser steps; default: the recipe's")
-    train.add_argument("--eps", type=float, default=3, help="radius to train for, in /255")
-    train.add_argument("--shots", type=int, default=16, help="photos a class of a prompt")
+    train.add_argument("--eps", type=float, help="radius to train for, in /255; default: 3, fap 1")
     train.add_argument("--photos", type=int, default=200, help="photos of check-robust")
     train.add_argument("--towers", default="undefended,fare", help="of check-robust")
     train.add_argument("--kinds", default="words", help="words, all-words, names")

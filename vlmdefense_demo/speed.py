@@ -16,6 +16,7 @@ import torch
 
 from vlmdefense_demo.attacks.base import Attacker
 from vlmdefense_demo.engine import compare
+from vlmdefense_demo.errors import DemoError
 from vlmdefense_demo.geometry import from_levels
 from vlmdefense_demo.losses import cross_entropy
 from vlmdefense_demo.models.backbone import Backbone
@@ -83,7 +84,11 @@ def measure(backbone: Backbone, repeats: int = 9) -> Iterator[str]:
             with torch.no_grad():
                 method(clf, x, run=Run())  # type: ignore[operator]
 
-        yield str(_against(row.title, defend, clf, x, cost, repeats))
+        try:
+            line = str(_against(row.title, defend, clf, x, cost, repeats))
+        except DemoError as error:  # not every defence is made for every model
+            line = f"{row.title:34} {error}"
+        yield line
     yield from _comparison(backbone, x)
 
 

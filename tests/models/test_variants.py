@@ -14,13 +14,14 @@ from tests import tiny
 from vlmdefense_demo.errors import MissingWeights
 from vlmdefense_demo.models import catalog, variants
 from vlmdefense_demo.models.backbone import Backbone
-from vlmdefense_demo.models.catalog import MODELS, POCKET, load_model
+from vlmdefense_demo.models.catalog import ASSETS, MODELS, POCKET, entry_of, load_model
 from vlmdefense_demo.models.variants import (
     MANIFEST,
     PUBLISHED,
     Variant,
     between,
     find,
+    folder_of,
     forget_models,
     load_learned,
     load_twin,
@@ -166,6 +167,12 @@ def test_learned_tensors_come_in_full_precision(folder):
     frame = load_learned(load(folder), "tecoa_vp")
     assert set(frame) == {"top", "bottom", "left", "right"}
     assert {v.dtype for v in frame.values()} == {torch.float32}
+
+
+def test_what_is_trained_for_a_downloaded_model_lies_in_its_own_folder(model_dirs):
+    assert folder_of(entry_of("ViT-B-32")) == ASSETS / "learned" / "ViT-B-32"
+    assert folder_of(entry_of("pocket")) == POCKET
+    assert folder_of(entry_of(f"local-dir:{model_dirs['vit']}")) == model_dirs["vit"]
 
 
 def test_sizes_are_those_of_the_files(folder):

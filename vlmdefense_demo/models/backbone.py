@@ -9,12 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vlmdefense_demo.errors import InvalidLabels
+from vlmdefense_demo.models import deep_prompts
 from vlmdefense_demo.models.folding import fold_batchnorm
 from vlmdefense_demo.models.maps import locate
 from vlmdefense_demo.types import Features, Images
@@ -81,6 +83,14 @@ class Backbone:
             MethodFailed: the image tower has no grid of locations.
         """
         return self._through(locate, x)
+
+    def encode_prompted(self, x: Images, prompts: Tensor) -> Features:
+        """(B, 3, H, W) in [0, 1], (depth, M, d) tokens beside the patches -> (B, D) features.
+
+        Raises:
+            MethodFailed: the image tower is not open_clip's VisionTransformer.
+        """
+        return self._through(partial(deep_prompts.encode_image, prompts=prompts), x)
 
     def _through(self, function: Callable[[Any, Tensor], Any], x: Images) -> Any:
         """`function(tower, normalised x)`: the only place where pixels meet the image tower."""

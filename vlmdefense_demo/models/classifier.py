@@ -15,6 +15,7 @@ from torch import Tensor
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE, clean_labels, clean_template, fill
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.catalog import load_universal
+from vlmdefense_demo.models.deep_prompts import DeepPrompts, encode_text, label_prompts
 from vlmdefense_demo.models.prompts import ContextPrompts, LearnedContext, placeholders
 from vlmdefense_demo.models.variants import load_context
 from vlmdefense_demo.run import Meter
@@ -127,6 +128,18 @@ class ZeroShotClassifier:
     def encode_context(self, prompts: ContextPrompts, context: Tensor) -> Features:
         """(n_ctx, d) context vectors -> (K, D) unit-norm text features, differentiable."""
         t = prompts.encode(context)
+        self.meter.tick("text", t)
+        return F.normalize(t, dim=1)
+
+    def encode_prompted_image(self, x: Images, prompts: DeepPrompts) -> Features:
+        """(B, 3, H, W) in [0, 1] -> (B, D) unit-norm image features, seen through deep prompts."""
+        z = self.backbone.encode_prompted(x, prompts.image)
+        self.meter.tick("image", z)
+        return F.normalize(z, dim=1)
+
+    def encode_prompted_labels(self, prompts: DeepPrompts) -> Features:
+        """(K, D) unit-norm text features of the labels behind deep prompts, not the template."""
+        t = encode_text(label_prompts(self.backbone, self.labels), prompts.text)
         self.meter.tick("text", t)
         return F.normalize(t, dim=1)
 

@@ -86,15 +86,22 @@ class ContextPrompts:
 
     def encode(self, context: Tensor) -> Features:
         """(n_ctx, d) -> (C, D) un-normalised text features."""
+        return self.project(self.tower.transformer(self.embed(context), attn_mask=self.mask))
+
+    def embed(self, context: Tensor) -> Tensor:
+        """(n_ctx, d) -> (C, L, d) what the first block of the tower sees."""
         tower = self.tower
         start, stop = self.span.start, self.span.stop
         shared = context.to(self.embeddings.dtype).expand(len(self.ids), -1, -1)
         x = torch.cat([self.embeddings[:, :start], shared, self.embeddings[:, stop:]], dim=1)
         x = x.to(tower.transformer.get_cast_dtype())
-        x = x + tower.positional_embedding[: x.shape[1]].to(x.dtype)
-        x = tower.ln_final(tower.transformer(x, attn_mask=self.mask))
+        return x + tower.positional_embedding[: x.shape[1]].to(x.dtype)
+
+    def project(self, x: Tensor) -> Features:
+        """(C, L, d) the last block's output -> (C, D) un-normalised text features."""
+        x = self.tower.ln_final(x)
         pooled = x[torch.arange(len(x), device=x.device), self.pool_at]
-        projection = tower.text_projection
+        projection = self.tower.text_projection
         if isinstance(projection, nn.Linear):
             return projection(pooled)
         return pooled if projection is None else pooled @ projection

@@ -100,7 +100,7 @@ _lock = threading.RLock()
 def variants(model: str, method: str) -> tuple[Variant, ...]:
     """What there is of a method for a model, smallest eps first."""
     entry = entry_of(model)
-    every = (*PUBLISHED.get(model, ()), *_listed(_folder(entry)))
+    every = (*PUBLISHED.get(model, ()), *_listed(folder_of(entry)))
     return tuple(sorted((v for v in every if v.method == method), key=lambda v: v.eps))
 
 
@@ -219,7 +219,7 @@ def training_notes(backbone: Backbone, method: str, eps: float = 0) -> tuple[Not
 def megabytes(backbone: Backbone, method: str, eps: float = 0) -> float:
     """What a variant takes on disk; for a download, what its image tower takes in memory."""
     variant = find(backbone.name, method, eps)
-    file = _folder(entry_of(backbone.name)) / variant.source
+    file = folder_of(entry_of(backbone.name)) / variant.source
     if file.exists():
         return file.stat().st_size / 1e6
     return sum(p.numel() * p.element_size() for p in backbone.visual.parameters()) / 1e6
@@ -250,7 +250,8 @@ def write_variant(folder: Path, variant: Variant, tensors: dict[str, Tensor]) ->
     manifest.replace(folder / MANIFEST)
 
 
-def _folder(entry: ModelEntry) -> Path:
+def folder_of(entry: ModelEntry) -> Path:
+    """Where a model's manifest and trained files lie."""
     return entry.folder or ASSETS / "learned" / entry.name
 
 
@@ -270,7 +271,7 @@ def _read(entry: ModelEntry, variant: Variant) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     with readable_errors(variant.source):
-        data = (_folder(entry) / variant.source).read_bytes()
+        data = (folder_of(entry) / variant.source).read_bytes()
     if hashlib.sha256(data).hexdigest() != variant.sha256:
         raise MissingWeights(
             f"{variant.source} is incomplete or damaged: its checksum is not that of {MANIFEST}.",

@@ -45,6 +45,13 @@ DEFENSES = (
           "simplified",
           "A few learned words before every label, trained to read attacked embeddings.",
           "1 f", "defenses.training_time.advpt:AdvPT", ("unaware",)),
+    Entry("fap", "FAP", "defense", "training_time",
+          "Few-shot Adversarial Prompt Learning on Vision-Language Models", "NeurIPS", 2024,
+          "https://arxiv.org/abs/2403.14774",
+          "authors' code MIT; own code, weights to be trained for a ViT", "weights needed",
+          "Learned tokens in nine blocks of both towers, trained under attack on a few photos a "
+          "class.",
+          "1 f, text C f", "defenses.training_time.fap:FAP", ("unaware",)),
     Entry("rtpt", "R-TPT", "defense", "test_time",
           "R-TPT: Improving Adversarial Robustness of VLMs through Test-Time Prompt Tuning",
           "CVPR", 2025, "https://arxiv.org/abs/2504.11195",

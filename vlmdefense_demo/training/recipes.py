@@ -1,4 +1,4 @@
-"""`python -m vlmdefense_demo train …`: every file in assets/pocket-clip, and the checks on them."""
+"""`python -m vlmdefense_demo train …`: what ships in assets/pocket-clip, checks, and more prompts."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from vlmdefense_demo.errors import InvalidImage, InvalidParameter
 from vlmdefense_demo.models.backbone import Backbone, Preprocess
-from vlmdefense_demo.models.catalog import LOCAL, POCKET, UNIVERSAL, load_model
+from vlmdefense_demo.models.catalog import LOCAL, POCKET, UNIVERSAL, entry_of, load_model
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
+from vlmdefense_demo.models.deep_prompts import vision_transformer
 from vlmdefense_demo.models.variants import (
     Variant,
+    folder_of,
     forget_models,
     load_learned,
     load_twin,
     write_variant,
 )
 from vlmdefense_demo.run import Run
+from vlmdefense_demo.training.fap import FAPObjective, FAPRecipe, FewShots, Prompted
 from vlmdefense_demo.training.fare import FAREObjective
 from vlmdefense_demo.training.lesson import Language
 from vlmdefense_demo.training.objective import Objective
@@ -62,14 +66,21 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
 # The frame belongs to the full-size picture, starts from noise and has no decay to lean on.
 FRAME = TowerRecipe(size=224, learning_rate=0.05, weight_decay=0.0)
 APT = PromptRecipe(epochs=20)
+ANY_MODEL = ("fap",)
 DATA = "photos of Caltech-101, clothing and backgrounds, labelled by the original model"
 
 
 def run(args: argparse.Namespace) -> Iterator[str]:
     """Dispatch; yields lines for the terminal."""
+    if args.model != "pocket" and args.what not in ANY_MODEL:
+        raise InvalidParameter(
+            f"{args.what} is not made for {args.model}, only for the model in a folder.",
+            f"Use --out; --model belongs to {', '.join(ANY_MODEL)}.",
+        )
     torch.set_num_threads(args.threads)
     recipe = {
         "pocket": pocket, "universal": universal, "check": check, "check-robust": check_robust,
+        "fap": fap,
     } | dict.fromkeys(OBJECTIVES, tower) | dict.fromkeys(("apt", "advpt"), prompt)  # fmt: skip
     yield from recipe[args.what](args)
 
@@ -107,7 +118,8 @@ def tower(args: argparse.Namespace) -> Iterator[str]:
     backbone = _load(folder)
     photos = [p for p in read_photos(args.images) if not p.held_out]
     text = embed_labels(backbone, open_clip.IMAGENET_CLASSNAMES).clone()  # no inference tensor
-    how = replace(FRAME if args.what == "tecoa_vp" else TowerRecipe(), eps=args.eps / 255)
+    eps = _levels(args, 3)
+    how = replace(FRAME if args.what == "tecoa_vp" else TowerRecipe(), eps=eps / 255)
     if args.steps:
         how = replace(how, steps=args.steps)
     course = Course(backbone, photos, text, how, args.work / f"{args.what}.pt")
@@ -121,7 +133,7 @@ def tower(args: argparse.Namespace) -> Iterator[str]:
     words = (
         f"{how.steps} steps of {how.batch} crops at {how.size} px, {how.attack_steps} attack steps"
     )
-    variant = Variant(args.what, f"{args.what}.safetensors", args.eps, words, DATA)
+    variant = Variant(args.what, f"{args.what}.safetensors", eps, words, DATA)
     write_variant(folder, variant, tensors)
     forget_models()
     yield f"wrote {folder / variant.source}"
@@ -133,7 +145,7 @@ def prompt(args: argparse.Namespace) -> Iterator[str]:
     backbone = _load(folder)
     photos = few_shots(read_photos(args.images, (CALTECH,)), args.shots)
     apt = args.what == "apt"
-    how = replace(APT, eps=args.eps / 255) if apt else ADVPT
+    how = replace(APT, eps=_levels(args, 3) / 255) if apt else ADVPT
     if args.steps:
         how = replace(how, epochs=args.steps)
     clf = ZeroShotClassifier(backbone, sorted({p.label for p in photos}))
@@ -171,6 +183,38 @@ def _noted(what: str) -> Run:
         bar.refresh()
 
     return Run(path=f"/{what}", on_progress=note)
+
+
+def fap(args: argparse.Namespace) -> Iterator[str]:
+    """Deep prompts for any model with a ViT, from a few photos a class."""
+    backbone = load_model(args.model, args.device)
+    vision_transformer(backbone.visual)  # refuses before any photo is read
+    photos = few_shots(read_photos(args.images), args.shots)
+    names = sorted({p.label for p in photos})
+    if len(names) < 2:
+        raise InvalidImage(
+            f"A classifier needs photos of two kinds of things or more, these show {len(names)}.",
+            "Add another photo set, or more shots.",
+        )
+    eps = _levels(args, 1)
+    how = FAPRecipe(eps=eps / 255, size=backbone.preprocess.size).over(len(photos))
+    if args.steps:
+        how = replace(how, steps=args.steps)
+    student = Prompted(backbone, names)
+    work = args.work / f"fap-{Path(args.model).name}.pt"
+    train(student, student.prompts, FewShots(student, photos, how, work), FAPObjective())
+    words = f"{how.steps} steps of {how.batch} photos, {how.attack_steps} attack steps"
+    data = f"{len(photos)} photos, up to {args.shots} of each of {len(names)} classes"
+    variant = Variant("fap", "fap.safetensors", eps, words, data)
+    folder = args.out or folder_of(entry_of(backbone.name))
+    write_variant(folder, variant, student.prompts().tensors())
+    forget_models()
+    yield f"wrote {folder / variant.source}"
+
+
+def _levels(args: argparse.Namespace, default: float) -> float:
+    """The radius to train for, of 255."""
+    return default if args.eps is None else args.eps
 
 
 def universal(args: argparse.Namespace) -> Iterator[str]:

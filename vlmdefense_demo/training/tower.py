@@ -2,18 +2,18 @@
 
 A method is an objective: what is kept under attack, and what the attack raises. Everything else is
 shared: frozen text tower and scale, BatchNorm in evaluation mode, the attack by `autograd.grad`
-against frozen parameters, AdamW with warm-up and cosine decay. Checkpoints make a killed run
-continue where it stopped.
+against frozen parameters, a scheduled learning rate. Checkpoints make a killed run continue where
+it stopped.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,10 @@ class TowerRecipe:
         """Linear warm-up, then cosine to zero."""
         return warm_cosine(step, self.steps, self.warm_up, self.learning_rate)
 
+    def optimiser(self, trained: nn.Module) -> torch.optim.Optimizer:
+        """AdamW; its rate is set at every step."""
+        return torch.optim.AdamW(trained.parameters(), weight_decay=self.weight_decay)
+
 
 class Student(Backbone):
     """The model with a copy of its image tower that may be trained; the original is not touched."""
@@ -74,9 +78,27 @@ class Student(Backbone):
         return super()._through(lambda _, normalised: self._live(function, normalised), x)
 
 
+class Curriculum(Protocol):
+    """What the loop has to be told."""
+
+    @property
+    def recipe(self) -> TowerRecipe:
+        """The hyperparameters."""
+        ...
+
+    @property
+    def checkpoint(self) -> Path:
+        """Written every `save_every` steps, and continued from if it exists."""
+        ...
+
+    def batches(self, steps: range) -> Iterator[Batch]:
+        """One batch a step, on the model's device, the same whatever step the run starts with."""
+        ...
+
+
 @dataclass(frozen=True)
 class Course:
-    """What every method is trained with alike.
+    """What every tower method is trained with alike: crops, labelled by the original model.
 
     Args:
         teacher: the original model.
@@ -91,6 +113,13 @@ class Course:
     recipe: TowerRecipe
     checkpoint: Path
 
+    def batches(self, steps: range) -> Iterator[Batch]:
+        """Random crops at the recipe's size."""
+        recipe = self.recipe
+        for x in batches(self.photos, recipe.size, recipe.batch, steps, recipe.seed):
+            x = x.to(self.teacher.device).contiguous(memory_format=torch.channels_last)
+            yield Batch(x, self.teacher, self.text)
+
 
 def fine_tune(course: Course, objective: Objective) -> nn.Module:
     """Train a copy of the teacher's image tower; returns it in evaluation mode."""
@@ -99,18 +128,15 @@ def fine_tune(course: Course, objective: Objective) -> nn.Module:
     return student.trained
 
 
-def train(student: Backbone, trained: nn.Module, course: Course, objective: Objective) -> None:
-    """The loop: attack the student, then one step of AdamW on `trained`, which shapes its answer."""
-    teacher, recipe = course.teacher, course.recipe
+def train(student: Backbone, trained: nn.Module, course: Curriculum, objective: Objective) -> None:
+    """The loop: attack the student, then one optimiser step on `trained`, which shapes its answer."""
+    recipe = course.recipe
     trained.requires_grad_(True)
-    optimiser = torch.optim.AdamW(trained.parameters(), weight_decay=recipe.weight_decay)
+    optimiser = recipe.optimiser(trained)
     first = resume(course.checkpoint, trained, optimiser)
-    steps = range(first, recipe.steps)
-    data = batches(course.photos, recipe.size, recipe.batch, steps, recipe.seed)
+    data = course.batches(range(first, recipe.steps))
     progress = tqdm(data, total=recipe.steps, initial=first, mininterval=10)
-    for step, x in enumerate(progress, first):
-        x = x.to(teacher.device).contiguous(memory_format=torch.channels_last)
-        batch = Batch(x, teacher, course.text)
+    for step, batch in enumerate(progress, first):
         trained.requires_grad_(False)
         attacked = _attack(student, batch, objective, recipe, step)
         trained.requires_grad_(True)
