@@ -25,7 +25,6 @@ class Case:
     cost: Callable[[Params], tuple[int, int]] | None = None  # attacks: forwards, backwards
     exact: bool = True  # False: sums over a batch round, so only the answers must agree
     at_most: bool = False  # the cost depends on the image; the formula is its upper bound
-    text_once: bool = False  # defences: labels are encoded once a call, however many images
     towers: tuple[str, ...] = TOWERS  # defences: tiny models it works on; it refuses the others
 
 
@@ -148,7 +147,7 @@ CASES: dict[str, Case] = {
         )
         for id in ("fare", "tecoa", "pmg_aft", "tga_zsr")
     },
-    "fap": Case(text_once=True, towers=("vit",)),
+    "fap": Case(towers=("vit",)),
     "rtpt": Case(base={"views": 4, "learning_rate": 0.02}),
     "ttc": Case(
         base={"tau": 4.0, "steps": 2},

@@ -131,6 +131,17 @@ class ZeroShotClassifier:
         self.meter.tick("text", t)
         return F.normalize(t, dim=1)
 
+    def with_prompted(self, method: str, prompts: DeepPrompts) -> ZeroShotClassifier:
+        """The same classifier against labels behind deep prompts, encoded once a request.
+
+        Raises:
+            InvalidLabels: a label does not fit behind "a photo of a".
+        """
+        if method not in self._learned_text:
+            with torch.no_grad():
+                self._learned_text[method] = self.encode_prompted_labels(prompts)
+        return self.with_text(self._learned_text[method])
+
     def encode_prompted_image(self, x: Images, prompts: DeepPrompts) -> Features:
         """(B, 3, H, W) in [0, 1] -> (B, D) unit-norm image features, seen through deep prompts."""
         z = self.backbone.encode_prompted(x, prompts.image)

@@ -51,7 +51,7 @@ DEFENSES = (
           "authors' code MIT; own code, weights to be trained for a ViT", "weights needed",
           "Learned tokens in nine blocks of both towers, trained under attack on a few photos a "
           "class.",
-          "1 f, text C f", "defenses.training_time.fap:FAP", ("unaware",)),
+          "1 f", "defenses.training_time.fap:FAP", ("unaware",)),
     Entry("rtpt", "R-TPT", "defense", "test_time",
           "R-TPT: Improving Adversarial Robustness of VLMs through Test-Time Prompt Tuning",
           "CVPR", 2025, "https://arxiv.org/abs/2504.11195",

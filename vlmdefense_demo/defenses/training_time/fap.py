@@ -59,13 +59,11 @@ class FAP(Defender):
         if absent:
             raise MissingWeights(absent, f"Train them: {TRAIN.format(name)}")
         prompts = DeepPrompts(**variants.load_learned(clf.backbone, self.weights))
-        run.step(0, 2)
-        prompted = clf.with_text(clf.encode_prompted_labels(prompts))
-        run.step(1, 2)
+        prompted = clf.with_prompted(self.weights, prompts)
         features = clf.encode_prompted_image(x, prompts)
         notes = variants.training_notes(clf.backbone, self.weights)
         return DefenseResult(prompted.logits(features), features=features, notes=(notes,) * len(x))
 
     def expected_cost(self, n_labels: int) -> Cost:
-        """One forward of each tower; the labels are encoded anew at every call."""
-        return Cost(image_forward=1, text_forward=n_labels)
+        """One forward; the prompted labels are encoded once a request, as the template's are."""
+        return Cost(image_forward=1)
