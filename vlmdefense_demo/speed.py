@@ -16,14 +16,13 @@ import torch
 
 from vlmdefense_demo.attacks.base import Attacker
 from vlmdefense_demo.engine import compare
-from vlmdefense_demo.errors import DemoError
 from vlmdefense_demo.geometry import from_levels
 from vlmdefense_demo.losses import cross_entropy
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.request import Request
 from vlmdefense_demo.run import Run
-from vlmdefense_demo.survey import entry, methods
+from vlmdefense_demo.survey import entry, first, usable
 from vlmdefense_demo.types import Cost, Goal, Images
 
 LABELS = ("cat", "dog", "lion", "cheetah", "coffee", "rocket", "person", "tower", "motorcycle",
@@ -76,7 +75,7 @@ def measure(backbone: Backbone, repeats: int = 9) -> Iterator[str]:
         with clf.meter.stage() as spent:
             attack()
         yield str(_against(found.title, attack, clf, x, spent, repeats))
-    for row in methods("defense").values():
+    for row in map(entry, usable(backbone.name)):
         method = row.build({"tau": 4} if row.id == "ttc" else {})
         cost = method.expected_cost(len(LABELS))
 
@@ -84,11 +83,7 @@ def measure(backbone: Backbone, repeats: int = 9) -> Iterator[str]:
             with torch.no_grad():
                 method(clf, x, run=Run())  # type: ignore[operator]
 
-        try:
-            line = str(_against(row.title, defend, clf, x, cost, repeats))
-        except DemoError as error:  # not every defence is made for every model
-            line = f"{row.title:34} {error}"
-        yield line
+        yield str(_against(row.title, defend, clf, x, cost, repeats))
     yield from _comparison(backbone, x)
 
 
@@ -129,16 +124,16 @@ def _bare(clf: ZeroShotClassifier, x: Images, cost: Cost) -> None:
 
 
 def _comparison(backbone: Backbone, x: Images) -> Iterator[str]:
-    request = Request(x.cpu(), LABELS, defenses={id: {} for id in methods("defense")})
+    request = Request(x.cpu(), LABELS, defenses={id: {} for id in first(backbone.name)})
     list(compare(request, backbone))
     start = time.perf_counter()
     cards = compare(request, backbone)
     next(cards)
-    first = time.perf_counter() - start
+    early = time.perf_counter() - start
     for _ in cards:
         pass
     total = time.perf_counter() - start
-    yield f"first card {first:.2f} s, default comparison {total:.2f} s, on {backbone.device}"
+    yield f"first card {early:.2f} s, default comparison {total:.2f} s, on {backbone.device}"
 
 
 def _seconds(work: Callable[[], None]) -> float:

@@ -8,13 +8,14 @@ import pytest
 from PIL import Image
 
 from tests.ui import stories
-from vlmdefense_demo.survey import methods
+from vlmdefense_demo.survey import entry, first
 from vlmdefense_demo.ui import text
 from vlmdefense_demo.ui.layout import STORY
 
 pytestmark = pytest.mark.browser
 
 CAT, LION, COFFEE = 0, 1, 3
+TICKED = first("pocket")
 VERDICT = re.compile("held|fooled|wrong on clean")
 SPILL = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
@@ -24,10 +25,10 @@ def left(page, selector: str) -> float:
 
 
 def order_on_page(page) -> list[str]:
-    """Titles of the cards from top to bottom, left to right within a row."""
+    """Titles of the cards column by column, from top to bottom."""
     articles = page("article.card").all()
     boxes = [(a.bounding_box(), a.locator("h3").inner_text()) for a in articles]
-    return [t for _, t in sorted(boxes, key=lambda b: (round(b[0]["y"] / 40), b[0]["x"]))]
+    return [t for _, t in sorted(boxes, key=lambda b: (round(b[0]["x"] / 40), b[0]["y"]))]
 
 
 # first paint
@@ -44,10 +45,10 @@ def test_first_paint_shows_title_and_a_finished_story_without_a_click(page):
         assert "precomputed" in page.text("#verdict .badge")
         assert "→" in page.text("#verdict h2")
         assert VERDICT.search(page.text("#undefended .chip"))
-        assert all(VERDICT.search(page.card(id)) for id in methods("defense"))
+        assert all(VERDICT.search(page.card(id)) for id in TICKED)
         assert page("#download").is_enabled()
     else:
-        assert all("ready" in page.card(id) for id in methods("defense"))
+        assert all("ready" in page.card(id) for id in TICKED)
 
 
 # the default path
@@ -60,11 +61,11 @@ def test_thumbnail_and_run_give_a_card_a_defence_with_a_verdict(page):
     assert re.match(r"Done: \d of \d defences held against an attacker who does not know", status)
     assert page.text("#verdict h2").startswith("cat")
     assert VERDICT.search(page.text("#undefended .chip"))
-    for id in methods("defense"):
+    for id in TICKED:
         assert VERDICT.search(page.text(f"#card-{id} .chip"))
         assert "not run" in page.text(f"#card-{id} .ladder")
         assert " f" in page.text(f"#card-{id} .cost")
-    titles = [row.title for row in methods("defense").values()]
+    titles = [row.title for row in map(entry, TICKED)]
     assert order_on_page(page) == ["Undefended", *titles]
     assert page("#pair img").count() == 2
 
@@ -88,10 +89,11 @@ def test_unticking_a_defence_leaves_it_off(page):
     page("#choose-test_time").get_by_label("R-TPT").uncheck()
     page("#choose-training_free").get_by_label("TTC").uncheck()
     page.run()
-    assert page.text("#card-rtpt .chip") == page.text("#card-ttc .chip") == "off"
-    assert text.CHOOSE_DEFENCE in page.card("rtpt")
+    assert page("#card-rtpt").is_hidden()
+    assert page("#card-ttc").is_hidden()
     assert VERDICT.search(page.text("#card-fare .chip"))
     page("#choose-test_time").get_by_label("R-TPT").check()
+    page("#card-rtpt").wait_for(state="visible")
     page.run()
     assert VERDICT.search(page.text("#card-rtpt .chip"))
 
@@ -228,7 +230,7 @@ def test_stop_ends_a_long_run_and_the_next_one_works(page):
     page.wait_status("PGD: step")
     page.press_stop()
     assert page.wait_status("Stopped.", "Done") == "Stopped."
-    for id in methods("defense"):
+    for id in TICKED:
         assert page.text(f"#card-{id} .chip") == "stopped"
     assert page.text("#undefended .chip") == "stopped"
     assert page("#pair img").count() == 0
@@ -238,7 +240,7 @@ def test_stop_ends_a_long_run_and_the_next_one_works(page):
     views.fill("2")
     views.press("Enter")
     page.run()
-    assert all(VERDICT.search(page.text(f"#card-{id} .chip")) for id in methods("defense"))
+    assert all(VERDICT.search(page.text(f"#card-{id} .chip")) for id in TICKED)
     assert page("#pair img").count() == 2
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from tests.ui.page import RUN
+
 CAT = 0
 
 
@@ -40,7 +42,7 @@ def test_a_prompt_is_trained_used_and_forgotten(page):
     page.tab.wait_for_function("document.querySelectorAll('#classroom .file-preview').length == 5")
     page.tab.get_by_role("radio", name="AdvPT", exact=True).click()
     page("#teach-go").click()
-    page("#teach-status").get_by_text("AdvPT is trained").wait_for(timeout=180_000)
+    page("#teach-status").get_by_text("AdvPT is trained").wait_for(timeout=RUN)
     assert page("#teach-curve svg").count() == 1
     page("#card-advpt").wait_for(state="visible")
     page.run()

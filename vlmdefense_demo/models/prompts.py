@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PLACEHOLDER = "X"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # by identity: a tensor has no hash of its values
 class LearnedContext:
     """Words that were learned: vectors in place of the template's, for any labels.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from vlmdefense_demo.errors import UnknownMethod
 from vlmdefense_demo.survey.attacks import ATTACKS
-from vlmdefense_demo.survey.defenses import DEFENSES
+from vlmdefense_demo.survey.defenses import DEFENSES, FIRST
 from vlmdefense_demo.survey.entry import Entry, Kind
 from vlmdefense_demo.types import Paradigm
 
@@ -57,6 +57,11 @@ def unavailable(model: str, paradigm: Paradigm | None = None) -> dict[str, str]:
     needed = {e.id: defender(e).weights for e in methods("defense", paradigm).values()}
     reasons = {id: missing(model, weights) for id, weights in needed.items() if weights}
     return {id: why for id, why in reasons.items() if why}
+
+
+def first(model: str) -> tuple[str, ...]:
+    """The defences a page starts with, of those a model has weights for."""
+    return tuple(id for id in FIRST if id in usable(model))
 
 
 def usable(model: str, paradigm: Paradigm | None = None) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from vlmdefense_demo.survey.entry import Entry
 
+# One of each paradigm, ticked when the page opens: a comparison a laptop finishes in seconds.
+FIRST = ("fare", "rtpt", "ttc")
 OWN_CODE = "authors' code without licence; own code and weights"
 
 DEFENSES = (

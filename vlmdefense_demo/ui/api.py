@@ -24,7 +24,7 @@ from vlmdefense_demo.errors import (
 from vlmdefense_demo.images import fit, read_upload, to_pixels
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE
 from vlmdefense_demo.models.catalog import MODELS, pick_device, unheard
-from vlmdefense_demo.survey import SURVEY, methods
+from vlmdefense_demo.survey import SURVEY, usable
 from vlmdefense_demo.types import Card
 from vlmdefense_demo.ui.cards import ranked
 from vlmdefense_demo.ui.handlers import Site
@@ -44,7 +44,7 @@ def endpoints(site: Site) -> None:
         template = gr.Textbox(DEFAULT_TEMPLATE, label="template")
         attack = gr.Textbox("pgd", label="attack")
         params = gr.JSON(value={}, label="attack_params")
-        defenses = gr.JSON(value=list(methods("defense")), label="defenses")
+        defenses = gr.JSON(value=list(usable(site.model)), label="defenses")
         target = gr.Textbox("", label="target")
         seed = gr.Number(0, label="seed", precision=0)
         seed.preprocess = _as_sent  # type: ignore[method-assign, assignment]

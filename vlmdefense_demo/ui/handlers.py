@@ -71,7 +71,7 @@ class Site:
         return load_model(name, self.device, say=say)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Earlier:
     """What the page shows: the request of the last run, its model, and its undefended card."""
 

@@ -15,7 +15,8 @@ from vlmdefense_demo.export import Story, read_story
 from vlmdefense_demo.images import fit, from_png, read_upload
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE
 from vlmdefense_demo.models.catalog import ASSETS, MODELS
-from vlmdefense_demo.survey import PARADIGMS, attacker, methods, unavailable, usable
+from vlmdefense_demo.survey import PARADIGMS, attacker, methods, unavailable
+from vlmdefense_demo.survey import first as ticked_first
 from vlmdefense_demo.types import Paradigm
 from vlmdefense_demo.ui import api, events, handlers, text
 from vlmdefense_demo.ui import cards as html
@@ -187,7 +188,7 @@ def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
 
 def _paradigm(page: Controls, site: Site, paradigm: Paradigm, first: dict[str, Any]) -> None:
     rows = methods("defense", paradigm)
-    ticked = [id for id in rows if id in first["defenses"]]
+    ticked = [id for id in rows if id in ticked_first(site.model)]
     with gr.Column(min_width=330):
         gr.HTML(html.paradigm_head(paradigm))
         page.chosen[paradigm] = gr.CheckboxGroup(
@@ -222,7 +223,7 @@ def _first_paint(site: Site, story: Story | None) -> dict[str, Any]:
     """The values every output and control starts with; without a story only the controls."""
     preset, labels = next(iter(PRESETS.items()))
     controls = {"preset": preset, "labels": labels, "attack": "pgd", "eps": 4, "steps": 10,
-                "seed": 0, "knows": False, "defenses": usable(site.model)[:1]}  # fmt: skip
+                "seed": 0, "knows": False}  # fmt: skip
     if story is None:
         return controls
     card, *rest = story.cards
@@ -232,7 +233,6 @@ def _first_paint(site: Site, story: Story | None) -> dict[str, Any]:
     labels = tuple(story.about["labels"])
     controls |= {"labels": labels, "attack": card.attack.method, "seed": story.about["seed"]}
     controls["preset"] = next((name for name, some in PRESETS.items() if some == labels), None)
-    controls["defenses"] = tuple(c.method for c in rest if c.method in usable(site.model))
     controls["knows"] = any(len(c.ladder) > 1 for c in rest)
     controls |= {k: v for k, v in card.attack.params.items() if k in ("eps", "steps")}
     return (
