@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vlmdefense_demo.speed import ATTACKS, measure
+from vlmdefense_demo.speed import ATTACKS, Ratio, measure
 from vlmdefense_demo.survey import methods, usable
 
 
@@ -23,3 +23,8 @@ def test_a_defence_the_model_has_no_weights_for_has_no_line(backbones):
     assert "fap" not in usable(backbone.name)
     assert not any(line.startswith("FAP") for line in lines)
     assert all(re.search(r"ratio \d+\.\d\d$", line) for line in lines[:-1])
+
+
+def test_a_ratio_holds_when_the_machine_slows_down_between_the_pairs():
+    """The medians' ratio would be 1.3."""
+    assert str(Ratio("it", ((1.1, 1.0), (3.3, 3.0), (1.3, 1.0)))).endswith("ratio 1.10")

@@ -83,19 +83,19 @@ class Ball:
 
 def project_linf(x: Images, x0: Images, eps: float) -> Images:
     """The nearest point of the ball of radius `eps` around `x0`, inside [0, 1]."""
-    return (x0 + (x - x0).clamp(-eps, eps)).clamp(0, 1)
+    return (x - x0).clamp_(-eps, eps).add_(x0).clamp_(0, 1)
 
 
 def project_l2(x: Images, x0: Images, radius: float) -> Images:
     """The nearest point of the L2 ball around `x0`, then the pixel box, which only shortens."""
     delta = x - x0
     length = delta.flatten(1).norm(dim=1)[:, None, None, None]
-    return (x0 + delta * (radius / length.clamp_min(1e-12)).clamp_max(1)).clamp(0, 1)
+    return delta.mul_((radius / length.clamp_min(1e-12)).clamp_max(1)).add_(x0).clamp_(0, 1)
 
 
 def sign_step(x: Images, gradient: Tensor, step_size: float) -> Images:
     """One ascent step of L-infinity length `step_size`. A zero gradient moves nothing."""
-    return x + step_size * gradient.sign()
+    return torch.add(x, gradient.sign(), alpha=step_size)
 
 
 def lattice_step_size(eps: float, steps: int) -> float:

@@ -115,7 +115,7 @@ class Run:
 
     def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Uniform noise of `like`'s shape (B, ...), row by row, on `like`'s device."""
-        return self._rows(like, lambda s, g: torch.rand(s, generator=g) * (high - low) + low)
+        return self._rows(like, lambda s, g: torch.rand(s, generator=g).mul_(high - low).add_(low))
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal noise of `like`'s shape (B, ...)."""

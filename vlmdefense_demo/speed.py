@@ -1,7 +1,7 @@
 """Where the time goes, as ratios taken in one run: the figures of docs/measurements.md.
 
-Every figure is a ratio of medians against the bare passes it consists of, measured alternately on
-the same machine, so that it holds when the machine's speed drifts.
+Every figure is a ratio to the bare passes through the towers that it consists of. Both are timed in
+pairs, and the ratio is the median of the pairs' own, so that it holds when the machine's speed drifts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import torch
 from vlmdefense_demo.attacks.base import Attacker
 from vlmdefense_demo.engine import compare
 from vlmdefense_demo.geometry import from_levels
-from vlmdefense_demo.losses import cross_entropy
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.request import Request
@@ -44,20 +43,18 @@ ATTACKS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Ratio:
-    """Seconds of something, and of the bare passes it is made of."""
+    """Seconds of something and of the bare passes it is made of, pair by pair."""
 
     name: str
-    seconds: float
-    bare: float
+    pairs: tuple[tuple[float, float], ...]
 
     def __str__(self) -> str:
-        return (
-            f"{self.name:34} {1000 * self.seconds:8.1f} ms   bare passes {1000 * self.bare:8.1f} "
-            f"ms   ratio {self.seconds / self.bare:.2f}"
-        )
+        seconds, bare = (1000 * statistics.median(times) for times in zip(*self.pairs, strict=True))
+        ratio = statistics.median(work / passes for work, passes in self.pairs)
+        return f"{self.name:34} {seconds:8.1f} ms   bare passes {bare:8.1f} ms   ratio {ratio:.2f}"
 
 
-def measure(backbone: Backbone, repeats: int = 9) -> Iterator[str]:
+def measure(backbone: Backbone, repeats: int = 15) -> Iterator[str]:
     """Lines: each attack and defence against its passes, first card, default run."""
     clf = ZeroShotClassifier(backbone, LABELS)
     size = backbone.preprocess.size
@@ -90,30 +87,32 @@ def measure(backbone: Backbone, repeats: int = 9) -> Iterator[str]:
 def _against(
     name: str, work: Callable[[], None], clf: ZeroShotClassifier, x: Images, cost: Cost, n: int
 ) -> Ratio:
-    """Medians of `n` alternating runs of the work and of its bare passes."""
-    times: tuple[list[float], list[float]] = ([], [])
+    """`n` pairs of the work and its bare passes, after one that warms up; each goes first in turn."""
+    pairs = []
     for i in range(n + 1):
-        for function, series in zip((work, lambda: _bare(clf, x, cost)), times, strict=True):
-            seconds = _seconds(function)
-            if i:
-                series.append(seconds)
-    return Ratio(name, statistics.median(times[0]), statistics.median(times[1]))
+        if i % 2:
+            bare, seconds = _seconds(lambda: _bare(clf, x, cost)), _seconds(work)
+        else:
+            seconds, bare = _seconds(work), _seconds(lambda: _bare(clf, x, cost))
+        pairs.append((seconds, bare))
+    return Ratio(name, tuple(pairs[1:]))
 
 
 def _bare(clf: ZeroShotClassifier, x: Images, cost: Cost) -> None:
-    """The counted passes and nothing else; forwards that need no gradient run as one batch."""
+    """The counted passes through the towers alone: no logits, no loss, no step.
+
+    Forwards that need no gradient run as one batch where the method sends one.
+    """
     for _ in range(cost.image_backward):
         leaf = x.detach().requires_grad_()
-        logits = clf(leaf)
-        loss = Goal(logits.argmax(1)).maximise(logits, cross_entropy)
-        torch.autograd.grad(loss.sum(), leaf)
+        torch.autograd.grad(clf.encode_image(leaf, normalize=False).sum(), leaf)
     single = cost.image_forward - cost.image_backward
     with torch.no_grad():
         if cost.text_forward:
-            clf.encode_image(x.expand(single, -1, -1, -1))
+            clf.encode_image(x.expand(single, -1, -1, -1), normalize=False)
         else:
             for _ in range(single):
-                clf.encode_image(x)
+                clf.encode_image(x, normalize=False)
     if cost.text_forward:
         prompts = clf.context_prompts()
         context = prompts.initial.clone().requires_grad_()

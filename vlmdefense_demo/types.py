@@ -50,9 +50,11 @@ class Goal:
 
     def allies(self, logits: Logits) -> Tensor:
         """(B, K) bool: the labels that count as the goal's label."""
-        groups = torch.arange(logits.shape[1]) if self.groups is None else self.groups
-        groups = groups.to(logits.device)
-        return groups[self.labels.to(logits.device)].unsqueeze(1) == groups.unsqueeze(0)
+        labels = self.labels.to(logits.device)
+        if self.groups is None:
+            return labels.unsqueeze(1) == torch.arange(logits.shape[1], device=logits.device)
+        groups = self.groups.to(logits.device)
+        return groups[labels].unsqueeze(1) == groups
 
     def maximise(self, logits: Logits, loss: Loss) -> Tensor:
         """(B,) value an attacker ascends: the loss of the label to leave, or minus the target's."""

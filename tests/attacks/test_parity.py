@@ -16,11 +16,12 @@ import torchattacks
 from tests import tiny
 from vlmdefense_demo.attacks.apgd import APGDT, apgd, random_start
 from vlmdefense_demo.attacks.ascent import Ascent, logit_objective
+from vlmdefense_demo.attacks.cw import CW, INSIDE
 from vlmdefense_demo.attacks.l2 import l2_move
 from vlmdefense_demo.attacks.momentum import MIFGSM
 from vlmdefense_demo.attacks.square import Square
 from vlmdefense_demo.geometry import Ball
-from vlmdefense_demo.losses import LOSSES, dlr_targeted
+from vlmdefense_demo.losses import LOSSES, dlr_targeted, margin
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.types import Goal
 
@@ -221,3 +222,25 @@ def test_square_is_bit_identical(net, x, y):
     fooled = net(ours).argmax(1) != y
     assert fooled.sum() == 3
     assert torch.equal(ours[fooled], theirs[fooled])
+
+
+def test_cw_takes_the_steps_of_autograd_and_torchs_adam(net, x, y):
+    """Its loss written out: every margin on the way is the same to the bit."""
+    goal, c, kappa, margins = Goal(y), 3.0, 0.2, []
+    w = torch.atanh((2 * x - 1) * INSIDE).requires_grad_()
+    adam = torch.optim.Adam([w], lr=0.05)
+    for _ in range(15):
+        smooth = (w.tanh() + 1) / 2
+        rounded = (smooth * 255).round() / 255
+        value = goal.maximise(net(smooth + (rounded - smooth).detach()), margin)
+        distance = (smooth - x).square().flatten(1).sum(1)
+        loss = distance + c * (-value).clamp_min(-kappa)
+        w.grad = torch.autograd.grad(loss.sum(), w)[0]
+        adam.step()
+        margins.append(value.detach())
+    run = tiny.run_for(16)
+    attack = CW(searches=1, steps=15, learning_rate=0.05, confidence=kappa, trade=c)
+    attack(net, x, goal, run=run)
+    theirs = torch.stack(margins)
+    assert 0.1 < (theirs > kappa).float().mean() < 0.9  # both sides of the hinge
+    assert torch.equal(torch.stack(run.trace["margin"]), theirs)

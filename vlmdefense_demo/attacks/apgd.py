@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vlmdefense_demo.attacks.ascent import PAST_BOUNDARY, Best
 from vlmdefense_demo.attacks.base import Attacker, Eps, Radius
+from vlmdefense_demo.attacks.rows import choose, put, take
 from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.geometry import Ball
 from vlmdefense_demo.losses import LOSSES, dlr_targeted, margin
@@ -107,7 +108,7 @@ def apgd(  # noqa: PLR0913 - the loop's whole state comes from outside
             best.update(x, reached)
             nonlocal last
             if keep == "last":
-                last = torch.where((reached > 0)[:, None, None, None], x, last)
+                last = choose(reached > 0, x, last)
             if not slope:
                 return loss.detach(), torch.empty(0)
             return loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]
@@ -120,38 +121,36 @@ def apgd(  # noqa: PLR0913 - the loop's whole state comes from outside
         run.step(i, steps)
         if best.finished(i):
             break
-        pull = x - old
-        old = x
-        x = step(x, gradient, pull, schedule.size, MOMENTUM if i else 1.0)
+        x, old = step(x, old, gradient, schedule.size, MOMENTUM if i else 1.0), x
         loss, gradient = look(x, i + 1 < steps)
         if not gradient.numel():
-            top = torch.where((loss > top_loss)[:, None, None, None], x, top)
+            top = choose(loss > top_loss, x, top)
             break
         better = loss > top_loss
-        top = torch.where(better[:, None, None, None], x, top)
-        top_gradient = torch.where(better[:, None, None, None], gradient, top_gradient)
+        top = choose(better, x, top)
+        top_gradient = choose(better, gradient, top_gradient)
         top_loss = torch.where(better, loss, top_loss)
         restart = schedule.halve(loss, top_loss)
         if restart is not None:
-            x = torch.where(restart[:, None, None, None], top, x)
-            gradient = torch.where(restart[:, None, None, None], top_gradient, gradient)
-    won = (best.margin > 0)[:, None, None, None]
-    return torch.where(won, best.images if keep == "best" else last, top), best.margin
+            x = choose(restart, top, x)
+            gradient = choose(restart, top_gradient, gradient)
+    return choose(best.margin > 0, best.images if keep == "best" else last, top), best.margin
 
 
 def _stepper(x0: Images, ball: Ball) -> Callable[[Images, Tensor, Tensor, Tensor, float], Images]:
-    """One step with momentum, inside the ball: (x, gradient, pull, size, a) -> the next x."""
+    """One step with momentum, inside the ball: (x, the x before, gradient, size, a) -> the next."""
     radius = ball.radius
     # Clamping to both sets at once selects the same values as one after the other.
     low, high = (x0 - radius).clamp_min(0.0), (x0 + radius).clamp_max(1.0)
 
-    def linf(x: Images, gradient: Tensor, pull: Tensor, size: Tensor, a: float) -> Images:
-        ahead = torch.clamp(x + size * gradient.sign(), low, high)
-        return torch.clamp(x + (ahead - x) * a + pull * (1 - a), low, high)
+    def linf(x: Images, old: Images, gradient: Tensor, size: Tensor, a: float) -> Images:
+        ahead = (x + gradient.sign().mul_(size)).clamp_(low, high)
+        # 1 - a is 0 or a quarter: scaled by it the sum rounds once, whether or not it is fused.
+        return ahead.sub_(x).mul_(a).add_(x).add_(x - old, alpha=1 - a).clamp_(low, high)
 
-    def l2(x: Images, gradient: Tensor, pull: Tensor, size: Tensor, a: float) -> Images:
+    def l2(x: Images, old: Images, gradient: Tensor, size: Tensor, a: float) -> Images:
         ahead = _into_l2(x + size * _unit(gradient), x0, radius)
-        return _into_l2(x + (ahead - x) * a + pull * (1 - a), x0, radius)
+        return _into_l2(x + (ahead - x) * a + (x - old) * (1 - a), x0, radius)
 
     return l2 if ball.norm == "l2" else linf
 
@@ -173,10 +172,10 @@ def _unit(delta: Tensor) -> Tensor:
 def random_start(x: Images, ball: Ball, run: Run) -> Images:
     """A random direction, stretched to the ball's surface."""
     if ball.norm == "l2":
-        return (x + ball.radius * torch.ones_like(x) * _unit(run.normal(x))).clamp(0.0, 1.0)
+        return (x + ball.radius * _unit(run.normal(x))).clamp(0.0, 1.0)
     noise = run.uniform(x, -1, 1)
-    widest = noise.abs().flatten(1).max(1).values[:, None, None, None]
-    return (x + ball.radius * torch.ones_like(x) * (noise / (widest + 1e-12))).clamp(0.0, 1.0)
+    widest = noise.abs().flatten(1).amax(1)[:, None, None, None]
+    return noise.div_(widest + 1e-12).mul_(ball.radius).add_(x).clamp_(0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -216,14 +215,14 @@ class AutoPGD(Attacker):
                 here = run.child(f"{name}{i}").select(rows.tolist())
                 if len(rows) < len(x):  # a series of some rows cannot stand beside one of all
                     here = replace(here, trace={})
-                start = random_start(x[rows], self.ball, here)
+                clean = take(x, rows)
+                start = random_start(clean, self.ball, here)
                 found, reached = apgd(
-                    target, x[rows], start, select(rows), goal.select(rows), self.ball,
-                    self.steps, here, self.enough,
+                    target, clean, start, select(rows), goal.select(rows), self.ball, self.steps,
+                    here, self.enough,
                 )  # fmt: skip
-                better = reached > best[rows]
-                images = images.index_copy(0, rows, torch.where(
-                    better[:, None, None, None], found, images[rows]))  # fmt: skip
+                kept = choose(reached > best[rows], found, take(images, rows))
+                images = put(images, rows, kept)
                 best = best.index_copy(0, rows, torch.maximum(reached, best[rows]))
         return images
 
@@ -278,7 +277,11 @@ class APGDT(AutoPGD):
 
 
 def _of_goal(goal: Goal, loss: str) -> Select:
-    return lambda rows: lambda logits: goal.select(rows).maximise(logits, LOSSES[loss])
+    def select(rows: Tensor) -> Value:
+        own = goal.select(rows)
+        return lambda logits: own.maximise(logits, LOSSES[loss])
+
+    return select
 
 
 def _towards(allies: Tensor, target: Tensor) -> Select:

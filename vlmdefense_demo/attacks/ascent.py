@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vlmdefense_demo.attacks.rows import choose
 from vlmdefense_demo.losses import margin
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.types import Goal, Images, LogitFn, Loss
@@ -59,7 +60,7 @@ class Best:
     def update(self, x: Images, value: Tensor) -> None:
         """Take over the rows that improved; no host synchronisation."""
         better = (value > self.margin) & (self.margin < self.enough)
-        self.images = torch.where(better[:, None, None, None], x, self.images)
+        self.images = choose(better, x, self.images)
         self.margin = torch.where(better, value, self.margin)
 
     def finished(self, step: int) -> bool:
@@ -111,5 +112,4 @@ class Ascent:
                     best.update(x, objective(x)[1])
         if self.keep == "last":
             return x, best.margin
-        won = (best.margin > 0)[:, None, None, None]
-        return torch.where(won, best.images, x), best.margin
+        return choose(best.margin > 0, best.images, x), best.margin

@@ -23,7 +23,26 @@ from vlmdefense_demo.spec import Range
 from vlmdefense_demo.types import Goal, Images, LogitFn
 
 INSIDE = 0.999999
-SMALLEST, LARGEST = 1e-10, 1e10
+LARGEST = 1e10
+BETA1, BETA2 = 0.9, 0.999
+
+
+@dataclass
+class Adam:
+    """torch's Adam to the bit for one tensor, without its bookkeeping."""
+
+    rate: float
+    mean: Tensor
+    power: Tensor
+    steps: int = 0
+
+    def step(self, w: Tensor, slope: Tensor) -> None:
+        """Move `w` down the slope, in place."""
+        self.steps += 1
+        self.mean.lerp_(slope, 1 - BETA1)
+        self.power.mul_(BETA2).addcmul_(slope, slope, value=1 - BETA2)
+        length = self.power.sqrt().div_((1 - BETA2**self.steps) ** 0.5).add_(1e-8)
+        w.addcdiv_(self.mean, length, value=-self.rate / (1 - BETA1**self.steps))
 
 
 @dataclass(frozen=True)
@@ -59,22 +78,23 @@ class CW(Attacker):
         self, target: LogitFn, x: Images, goal: Goal, c: Tensor, found: Closest, run: Run
     ) -> Tensor:
         """One run of Adam from the clean image; (B,) bool, whether it ever succeeded."""
-        with torch.enable_grad():
-            w = torch.atanh((2 * x - 1) * INSIDE).requires_grad_()
-        adam = torch.optim.Adam([w], lr=self.learning_rate)
+        w = torch.atanh((2 * x - 1) * INSIDE)
+        adam = Adam(self.learning_rate, torch.zeros_like(x), torch.zeros_like(x))
         ever = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         for i in range(self.steps):
             run.step(i, self.steps)
+            swing = w.tanh()
+            smooth = (swing + 1).mul_(0.5)
+            rounded = (smooth * LEVELS).round_().div_(LEVELS)
+            leaf = rounded.detach().requires_grad_()
             with torch.enable_grad():
-                smooth = (w.tanh() + 1) / 2
-                rounded = (smooth * LEVELS).round() / LEVELS
-                value = goal.maximise(target(smooth + (rounded - smooth).detach()), margin)
-                distance = (smooth - x).square().flatten(1).sum(1)
-                loss = distance + c * (-value).clamp_min(-self.confidence)
-                w.grad = torch.autograd.grad(loss.sum(), w)[0]
+                value = goal.maximise(target(leaf), margin)
             run.record("margin", value)
             won = value.detach() > self.confidence
-            found.update(rounded.detach(), x, won)
             ever |= won
-            adam.step()
+            slope = torch.autograd.grad(value, leaf, -c * ~won)[0]
+            found.update(rounded, x, won)
+            # By swing: half of 2 (smooth - x) + slope, and halving is exact.
+            slope = smooth.sub_(x).add_(slope, alpha=0.5)
+            adam.step(w, torch.ops.aten.tanh_backward(slope, swing))
         return ever

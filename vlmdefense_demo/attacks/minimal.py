@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vlmdefense_demo.attacks.base import Attacker
+from vlmdefense_demo.attacks.rows import choose
 from vlmdefense_demo.geometry import LEVELS, Ball
 from vlmdefense_demo.losses import LOSSES, margin
 from vlmdefense_demo.run import Run
@@ -38,7 +39,7 @@ class Closest:
         distance = (x - x0).flatten(1).norm(dim=1)
         closer = won & (distance < self.distance)
         take = closer | self.distance.isinf()
-        self.images = torch.where(take[:, None, None, None], x, self.images)
+        self.images = choose(take, x, self.images)
         self.distance = torch.where(closer, distance, self.distance)
 
 
@@ -73,14 +74,16 @@ class DDN(Attacker):
                 gradient = torch.autograd.grad(goal.maximise(logits, LOSSES["ce"]).sum(), leaf)[0]
             run.record("margin", value)
             found.update(leaf.detach(), x, value > 0)
+            # A convolution hands it over in another memory order, and the norm needs a copy anyway.
+            gradient = gradient.contiguous()
             step = 0.01 + 0.99 * (1 + math.cos(math.pi * i / self.steps)) / 2
             length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
-            delta = delta + step * gradient / length
+            delta = delta + gradient.mul(step).div_(length)
             grow = torch.where(value > 0, 1 - self.gamma, 1 + self.gamma)
             radius = radius * grow[:, None, None, None]
             length = delta.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
-            ahead = (x + delta * radius / length).clamp(0, 1)
-            delta = (ahead * LEVELS).round() / LEVELS - x
+            ahead = delta.mul_(radius).div_(length).add_(x).clamp_(0, 1)
+            delta = ahead.mul_(LEVELS).round_().div_(LEVELS).sub_(x)
         with torch.no_grad():
             last = x + delta
             found.update(last, x, goal.maximise(target(last), margin) > 0)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vlmdefense_demo.attacks.ascent import Ascent, Move, logit_objective
 from vlmdefense_demo.attacks.base import Attacker, Eps
-from vlmdefense_demo.geometry import project_linf
+from vlmdefense_demo.geometry import project_linf, sign_step
 from vlmdefense_demo.losses import LOSSES
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
@@ -33,10 +33,9 @@ def momentum_move(x0: Images, eps: float, step_size: float, decay: float) -> Mov
     total = torch.zeros_like(x0)
 
     def move(x: Images, gradient: Tensor) -> Images:
-        nonlocal total
         size = gradient.abs().mean(dim=(1, 2, 3), keepdim=True)
-        total = gradient / size.clamp_min(1e-12) + total * decay
-        return project_linf(x + step_size * total.sign(), x0, eps)
+        total.mul_(decay).add_(gradient / size.clamp_min(1e-12))
+        return project_linf(sign_step(x, total, step_size), x0, eps)
 
     return move
 

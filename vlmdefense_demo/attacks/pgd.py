@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vlmdefense_demo.attacks.ascent import PAST_BOUNDARY, Ascent, Move, logit_objective
 from vlmdefense_demo.attacks.base import Attacker, Eps, StepSize
+from vlmdefense_demo.attacks.rows import choose
 from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.geometry import LEVELS, lattice_step_size, project_linf, sign_step
 from vlmdefense_demo.losses import LOSSES
@@ -94,6 +95,6 @@ class PGD(Attacker):
             noise = again.levels(x, int(self.eps * LEVELS + 1e-6))
             candidate, value = ascend(objective, move, (x + noise).clamp(0, 1), again)
             better = (value > best) & (best < ascend.enough)  # a finished row keeps its image
-            images = torch.where(better[:, None, None, None], candidate, images)
+            images = choose(better, candidate, images)
             best = torch.maximum(best, value)
         return images

@@ -8,6 +8,7 @@ the reference's draws it is bit-identical to it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vlmdefense_demo.attacks.base import Attacker, Eps
+from vlmdefense_demo.attacks.rows import choose, put, take
 from vlmdefense_demo.errors import InvalidImage
 from vlmdefense_demo.losses import margin
 from vlmdefense_demo.run import Run
@@ -22,6 +24,7 @@ from vlmdefense_demo.spec import Range
 from vlmdefense_demo.types import Goal, Images, LogitFn
 
 FULL_QUERIES = 10_000
+BLOCK = 100
 HALVE_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
@@ -53,34 +56,48 @@ class Square(Attacker):
         stripes = run.child("stripes").uniform(x[:, :, :1, :], -1, 1).sign()
         best = (x + self.eps * stripes).clamp(0, 1)
         value = goal.maximise(target(best), margin)
-        run.record("margin", value.clone())
+        run.record("margin", value)
         low, high = (x - self.eps).clamp_min(0), (x + self.eps).clamp_max(1)
-        draws = run.child("squares")
-        places = draws.uniform(torch.empty(len(x), self.queries, 2 + x.shape[1]))
-        for i in range(1, self.queries):
+        draws = run.child("squares").uniform(torch.empty(len(x), self.queries, 2 + x.shape[1]))
+        for i, (down, across) in enumerate(self._squares(side, draws, x), 1):
             run.step(i, self.queries)
             rows = (value < 0).nonzero().squeeze(1)  # a tie counts as fooled, as in the reference
             if not len(rows):
                 break
-            square = self._square(i, side, places[rows.cpu(), i], x)
-            new = torch.clamp(best[rows] + square, low[rows], high[rows])
-            reached = goal.select(rows).maximise(target(new), margin)
-            better = reached > value[rows]
-            best[rows] = torch.where(better[:, None, None, None], new, best[rows])
-            value[rows] = torch.where(better, reached, value[rows])
-            run.record("margin", value.clone())
+            old, held = take(best, rows), take(value, rows)
+            # One value of the product is 1 or 0, so it is exact and the sum rounds once.
+            new = torch.addcmul(old, take(down, rows), take(across, rows))
+            new.clamp_(take(low, rows), take(high, rows))
+            asked = goal if len(rows) == len(x) else goal.select(rows)
+            reached = asked.maximise(target(new), margin)
+            better = reached > held
+            best = put(best, rows, choose(better, new, old))
+            value = put(value, rows, torch.where(better, reached, held))
+            run.record("margin", value)
         return best
 
-    def _square(self, i: int, side: int, draw: Tensor, like: Images) -> Tensor:
-        """(n, C, H, W) the change of query i: one sign a channel inside a square, zero outside."""
-        s = max(round(math.sqrt(self._share(i) * side * side)), 1)
-        s = min(s, side - 1) if side > 1 else 1
-        corner = ((side - s) * draw[:, :2]).long()
+    def _squares(self, side: int, draws: Tensor, like: Images) -> Iterator[tuple[Tensor, Tensor]]:
+        """For every query after the first (B, C, H, 1) and (B, 1, 1, W): their product is its change.
+
+        It is +-2 eps, one sign a channel, inside a square, and zero outside. No square depends on an
+        answer, so they are drawn up a block at a time.
+        """
         place = torch.arange(side)
-        inside = (place >= corner[..., None]) & (place < corner[..., None] + s)  # (n, 2, side)
-        mask = inside[:, 0, :, None] & inside[:, 1, None, :]
-        signs = (2 * draw[:, 2:] - 1).sign()
-        return (2.0 * self.eps * signs[..., None, None] * mask[:, None]).to(like)
+        for first in range(1, self.queries, BLOCK):
+            draw = draws[:, first : first + BLOCK]
+            queries = range(first, first + draw.shape[1])
+            edge = torch.tensor([self._edge(i, side) for i in queries])[:, None, None]
+            corner = ((side - edge) * draw[..., :2, None]).long()
+            inside = (place >= corner) & (place < corner + edge)  # (B, n, 2, side)
+            signs = (2 * draw[..., 2:] - 1).sign()
+            down = 2.0 * self.eps * signs[..., None] * inside[:, :, :1]
+            across = inside[:, :, 1, None, None].to(like)
+            yield from zip(down[..., None].to(like).unbind(1), across.unbind(1), strict=True)
+
+    def _edge(self, i: int, side: int) -> int:
+        """How many pixels query i's square is wide."""
+        edge = max(round(math.sqrt(self._share(i) * side * side)), 1)
+        return min(edge, side - 1) if side > 1 else 1
 
     def _share(self, i: int) -> float:
         """The share of the image that query i's square covers."""
