@@ -13,6 +13,7 @@ import json
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,7 @@ def load_context(backbone: Backbone, method: str) -> LearnedContext:
     )
 
 
+@cache
 def training_notes(backbone: Backbone, method: str, eps: float = 0) -> tuple[Note, ...]:
     """What training bought, for the card: size, radius, recipe, data, accuracy, licence."""
     variant = find(backbone.name, method, eps)
@@ -231,6 +233,7 @@ def forget_models() -> None:
         catalog.forget()
         _towers.clear()
         _between.clear()
+        _forget_lists()
 
 
 def write_variant(folder: Path, variant: Variant, tensors: dict[str, Tensor]) -> None:
@@ -248,6 +251,12 @@ def write_variant(folder: Path, variant: Variant, tensors: dict[str, Tensor]) ->
     manifest = folder / f"{MANIFEST}.partial"
     manifest.write_text(json.dumps([_plain(v) for v in rows.values()], indent=1) + "\n", "utf-8")
     manifest.replace(folder / MANIFEST)
+    _forget_lists()
+
+
+def _forget_lists() -> None:
+    _listed.cache_clear()
+    training_notes.cache_clear()
 
 
 def folder_of(entry: ModelEntry) -> Path:
@@ -259,6 +268,7 @@ def _plain(variant: Variant) -> dict[str, Any]:
     return {f.name: getattr(variant, f.name) for f in fields(variant)}
 
 
+@cache  # a defence asks at every answer
 def _listed(folder: Path) -> tuple[Variant, ...]:
     manifest = folder / MANIFEST
     if not manifest.exists():
