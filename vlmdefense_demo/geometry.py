@@ -74,11 +74,16 @@ class Ball:
         factor = high
         for _ in range(HALVINGS):
             rounded = (origin + (factor * delta).round()).clamp(0, LEVELS) - origin
-            fits = rounded.flatten(1).norm(dim=1) <= self.radius * LEVELS
-            low = torch.where(fits[:, None, None, None], factor, low)
-            high = torch.where(fits[:, None, None, None], high, factor)
+            fits = l2_length(rounded) <= self.radius * LEVELS
+            low = torch.where(fits, factor, low)
+            high = torch.where(fits, high, factor)
             factor = torch.where(low == 1, low, (low + high) / 2)
         return low
+
+
+def l2_length(x: Images) -> Tensor:
+    """(B, 1, 1, 1) the L2 norm of every image, whatever its memory order."""
+    return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
 
 
 def project_linf(x: Images, x0: Images, eps: float) -> Images:
@@ -89,8 +94,9 @@ def project_linf(x: Images, x0: Images, eps: float) -> Images:
 def project_l2(x: Images, x0: Images, radius: float) -> Images:
     """The nearest point of the L2 ball around `x0`, then the pixel box, which only shortens."""
     delta = x - x0
-    length = delta.flatten(1).norm(dim=1)[:, None, None, None]
-    return delta.mul_((radius / length.clamp_min(1e-12)).clamp_max(1)).add_(x0).clamp_(0, 1)
+    return (
+        delta.mul_((radius / l2_length(delta).clamp_min(1e-12)).clamp_max(1)).add_(x0).clamp_(0, 1)
+    )
 
 
 def sign_step(x: Images, gradient: Tensor, step_size: float) -> Images:

@@ -131,7 +131,7 @@ class Run:
         if like.shape[0] != len(self.ids):
             raise ValueError(f"expected {len(self.ids)} rows (one per id), got {like.shape[0]}")
         rows = [draw(like.shape[1:], self.generator(i)) for i in range(like.shape[0])]
-        return torch.stack(rows).to(like)
+        return torch.empty_like(like).copy_(torch.stack(rows))
 
     def record(self, name: str, values: Tensor) -> None:
         """Append one (B,) value to a series, without waiting for the device."""

@@ -145,7 +145,7 @@ class Side:
                 images = attempt(stage.x, stage.adversarial if request.climb else None)
             against = {"defense": self.row.id, "settings": shown(self.method)}
             png = stage.png(images, against | {"rung": name, "how": how})
-            delivered = from_png(png).to(stage.x)
+            delivered = stage.clf.backbone.place(from_png(png))
             self._add(name, how, delivered, self._once(delivered), cost, png)
             yield self.card
             if request.climb and self.card.ladder[-1].verdict == "fooled":

@@ -56,7 +56,7 @@ class Stage:
             self.clf = ZeroShotClassifier(
                 backbone, labels, request.template, meter=self.meter, learned=request.learned
             )
-        self.x = request.image.to(backbone.device)
+        self.x = backbone.place(request.image)
         self.adversarial: Images | None = None
         self.goal: Goal | None = None
         digest = hashlib.blake2b(to_array(self.x).tobytes(), digest_size=8).hexdigest()
@@ -90,7 +90,7 @@ class Stage:
         with self.meter.stage() as cost:
             raw = attacker(self.clf, self.x, goal, run=run)
             png = self.png(attacker.ball.quantise(raw, self.x), {})
-            self.adversarial = from_png(png).to(self.x)
+            self.adversarial = self.clf.backbone.place(from_png(png))
             with torch.no_grad():
                 success = bool(goal.reached(self.clf(self.adversarial)))
         # Before the measures of the picture: for a while after SSIM every forward is slower.
@@ -121,7 +121,7 @@ class Stage:
         assert card.attack is not None
         self.card = card
         self.goal = self._goal()
-        self.adversarial = from_png(card.attack.png).to(self.x)
+        self.adversarial = self.clf.backbone.place(from_png(card.attack.png))
 
     def check(self) -> Card:
         """GM1, GM9 and GM14, on the undefended model; the first two compare changes of every pixel."""

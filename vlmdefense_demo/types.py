@@ -47,14 +47,19 @@ class Goal:
     targeted: bool = False
     groups: Tensor | None = None
     features: Features | None = None
+    _allies: dict[tuple[int, torch.device], Tensor] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def allies(self, logits: Logits) -> Tensor:
-        """(B, K) bool: the labels that count as the goal's label."""
-        labels = self.labels.to(logits.device)
-        if self.groups is None:
-            return labels.unsqueeze(1) == torch.arange(logits.shape[1], device=logits.device)
-        groups = self.groups.to(logits.device)
-        return groups[labels].unsqueeze(1) == groups
+        """(B, K) bool: the labels that count as the goal's label. Asked for at every step."""
+        key = logits.shape[1], logits.device
+        if key not in self._allies:
+            labels = self.labels.to(logits.device)
+            groups = torch.arange(logits.shape[1]) if self.groups is None else self.groups
+            groups = groups.to(logits.device)
+            self._allies[key] = groups[labels].unsqueeze(1) == groups
+        return self._allies[key]
 
     def maximise(self, logits: Logits, loss: Loss) -> Tensor:
         """(B,) value an attacker ascends: the loss of the label to leave, or minus the target's."""

@@ -142,11 +142,13 @@ def _stepper(x0: Images, ball: Ball) -> Callable[[Images, Tensor, Tensor, Tensor
     radius = ball.radius
     # Clamping to both sets at once selects the same values as one after the other.
     low, high = (x0 - radius).clamp_min(0.0), (x0 + radius).clamp_max(1.0)
+    scratch = torch.empty_like(x0)  # new memory costs a CPU more than what is written to it
 
     def linf(x: Images, old: Images, gradient: Tensor, size: Tensor, a: float) -> Images:
-        ahead = (x + gradient.sign().mul_(size)).clamp_(low, high)
-        # 1 - a is 0 or a quarter: scaled by it the sum rounds once, whether or not it is fused.
-        return ahead.sub_(x).mul_(a).add_(x).add_(x - old, alpha=1 - a).clamp_(low, high)
+        # A sign, and 1 - a, 0 or a quarter, scale exactly: sums round once, fused or not.
+        ahead = torch.addcmul(x, torch.sign(gradient, out=scratch), size).clamp_(low, high)
+        ahead.sub_(x).mul_(a).add_(x)
+        return ahead.add_(torch.sub(x, old, out=scratch), alpha=1 - a).clamp_(low, high)
 
     def l2(x: Images, old: Images, gradient: Tensor, size: Tensor, a: float) -> Images:
         ahead = _into_l2(x + size * _unit(gradient), x0, radius)

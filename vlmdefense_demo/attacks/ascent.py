@@ -59,12 +59,16 @@ class Best:
 
     def update(self, x: Images, value: Tensor) -> None:
         """Take over the rows that improved; no host synchronisation."""
-        better = (value > self.margin) & (self.margin < self.enough)
+        better = value > self.margin
+        if self.enough < torch.inf:
+            better &= self.margin < self.enough
         self.images = choose(better, x, self.images)
         self.margin = torch.where(better, value, self.margin)
 
     def finished(self, step: int) -> bool:
         """Whether every row is past `enough`; on a GPU asked every few steps only."""
+        if self.enough == torch.inf:
+            return False
         patience = 1 if self.margin.device.type == "cpu" else PATIENCE
         return step % patience == 0 and bool((self.margin >= self.enough).all())
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from vlmdefense_demo.attacks.ascent import PAST_BOUNDARY, Ascent, Move, logit_objective
 from vlmdefense_demo.attacks.base import Attacker, Radius
 from vlmdefense_demo.attacks.rows import choose
-from vlmdefense_demo.geometry import Ball, project_l2
+from vlmdefense_demo.geometry import Ball, l2_length, project_l2
 from vlmdefense_demo.losses import LOSSES
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Choice, Range
@@ -29,10 +29,7 @@ def l2_move(x0: Images, radius: float, step_size: float) -> Move:
     """One step of length `step_size` along the gradient, projected back into the ball."""
 
     def move(x: Images, gradient: Tensor) -> Images:
-        # A convolution hands it over in another memory order, and the norm needs a copy anyway.
-        gradient = gradient.contiguous()
-        length = gradient.flatten(1).norm(p=2, dim=1) + TINY
-        ahead = x + (gradient / length.view(-1, 1, 1, 1)).mul_(step_size)
+        ahead = x + (gradient / (l2_length(gradient) + TINY)).mul_(step_size)
         return project_l2(ahead, x0, radius)
 
     return move
@@ -72,7 +69,7 @@ class PGDL2(Attacker):
                 break
             again = run.child(f"restart{i + 1}")
             noise = again.normal(x)
-            start = project_l2(x + self.radius * noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1), x, self.radius)  # fmt: skip
+            start = project_l2(x + self.radius * noise / l2_length(noise), x, self.radius)
             candidate, value = ascend(objective, move, start, again)
             better = (value > best) & (best < ascend.enough)
             images = choose(better, candidate, images)

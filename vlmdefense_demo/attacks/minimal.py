@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vlmdefense_demo.attacks.base import Attacker
 from vlmdefense_demo.attacks.rows import choose
-from vlmdefense_demo.geometry import LEVELS, Ball
+from vlmdefense_demo.geometry import LEVELS, Ball, l2_length
 from vlmdefense_demo.losses import LOSSES, margin
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
@@ -36,7 +36,10 @@ class Closest:
 
     def update(self, x: Images, x0: Images, won: Tensor) -> None:
         """Take over what succeeded closer, or anything while nothing has."""
-        distance = (x - x0).flatten(1).norm(dim=1)
+        if won.device.type == "cpu" and not won.any():
+            self.images = choose(self.distance.isinf(), x, self.images)
+            return
+        distance = l2_length(x - x0).flatten()
         closer = won & (distance < self.distance)
         take = closer | self.distance.isinf()
         self.images = choose(take, x, self.images)
@@ -62,29 +65,27 @@ class DDN(Attacker):
 
     def __call__(self, target: LogitFn, x: Images, goal: Goal, *, run: Run) -> Images:
         """(B, 3, H, W) -> the closest adversarial images found; N + 1 forwards, N backwards."""
-        delta = torch.zeros_like(x)
+        image = x
+        shrink, stretch = x.new_tensor((1 - self.gamma, 1 + self.gamma))
         radius = torch.full((len(x), 1, 1, 1), self.radius, device=x.device)
         found = Closest.of(x)
         for i in range(self.steps):
             run.step(i, self.steps)
             with torch.enable_grad():
-                leaf = (x + delta).detach().requires_grad_()
+                leaf = image.detach().requires_grad_()
                 logits = target(leaf)
                 value = goal.maximise(logits.detach(), margin)
                 gradient = torch.autograd.grad(goal.maximise(logits, LOSSES["ce"]).sum(), leaf)[0]
             run.record("margin", value)
-            found.update(leaf.detach(), x, value > 0)
-            # A convolution hands it over in another memory order, and the norm needs a copy anyway.
-            gradient = gradient.contiguous()
+            won = value > 0
+            found.update(image, x, won)
             step = 0.01 + 0.99 * (1 + math.cos(math.pi * i / self.steps)) / 2
-            length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
-            delta = delta + gradient.mul(step).div_(length)
-            grow = torch.where(value > 0, 1 - self.gamma, 1 + self.gamma)
+            delta = (image - x).addcmul_(gradient, step / l2_length(gradient).clamp_min(1e-12))
+            grow = torch.where(won, shrink, stretch)
             radius = radius * grow[:, None, None, None]
-            length = delta.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
-            ahead = delta.mul_(radius).div_(length).add_(x).clamp_(0, 1)
-            delta = ahead.mul_(LEVELS).round_().div_(LEVELS).sub_(x)
+            delta.mul_(radius / l2_length(delta).clamp_min(1e-12))
+            image = delta.add_(x).clamp_(0, 1).mul_(LEVELS).round_().div_(LEVELS)
         with torch.no_grad():
-            last = x + delta
-            found.update(last, x, goal.maximise(target(last), margin) > 0)
+            won = goal.maximise(target(image), margin) > 0
+            found.update(image, x, won)
         return found.images

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE, clean_labels, clean_template, fill
@@ -20,6 +19,8 @@ from vlmdefense_demo.models.prompts import ContextPrompts, LearnedContext, place
 from vlmdefense_demo.models.variants import load_context
 from vlmdefense_demo.run import Meter
 from vlmdefense_demo.types import Features, Images, Logits
+
+TINY = 1e-12
 
 
 class ZeroShotClassifier:
@@ -79,13 +80,13 @@ class ZeroShotClassifier:
         """(B, 3, H, W) in [0, 1] -> (B, D) image features, unit norm unless told otherwise."""
         z = self.backbone.encode_image(x)
         self.meter.tick("image", z)
-        return F.normalize(z, dim=1) if normalize else z
+        return unit(z) if normalize else z
 
     def encode_text(self, prompts: Sequence[str], normalize: bool = True) -> Features:
         """C prompts -> (C, D) text features, unit norm unless told otherwise."""
         t = self.backbone.encode_ids(self.backbone.tokenize(prompts))
         self.meter.tick("text", t)
-        return F.normalize(t, dim=1) if normalize else t
+        return unit(t) if normalize else t
 
     def universal(self) -> Images:
         """(1, 3, H, W) the universal perturbation made for this model; MissingWeights if none."""
@@ -129,7 +130,7 @@ class ZeroShotClassifier:
         """(n_ctx, d) context vectors -> (K, D) unit-norm text features, differentiable."""
         t = prompts.encode(context)
         self.meter.tick("text", t)
-        return F.normalize(t, dim=1)
+        return unit(t)
 
     def with_prompted(self, method: str, prompts: DeepPrompts) -> ZeroShotClassifier:
         """The same classifier against labels behind deep prompts, encoded once a request.
@@ -146,13 +147,13 @@ class ZeroShotClassifier:
         """(B, 3, H, W) in [0, 1] -> (B, D) unit-norm image features, seen through deep prompts."""
         z = self.backbone.encode_prompted(x, prompts.image)
         self.meter.tick("image", z)
-        return F.normalize(z, dim=1)
+        return unit(z)
 
     def encode_prompted_labels(self, prompts: DeepPrompts) -> Features:
         """(K, D) unit-norm text features of the labels behind deep prompts, not the template."""
         t = encode_text(label_prompts(self.backbone, self.labels), prompts.text)
         self.meter.tick("text", t)
-        return F.normalize(t, dim=1)
+        return unit(t)
 
     def with_text(self, text_features: Features) -> ZeroShotClassifier:
         """The same classifier with other (K, D) unit-norm text features."""
@@ -171,3 +172,8 @@ class ZeroShotClassifier:
             text_features=text_features,
             learned=self.learned,
         )
+
+
+def unit(features: Features) -> Features:
+    """(B, D) -> the same directions at length 1; zero stays zero. Half the work of `F.normalize`."""
+    return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + TINY)
