@@ -125,6 +125,8 @@ def _train(some: Parsers) -> None:
     train.add_argument("--work", type=Path, default=Path("runs"), help="checkpoints")
     train.add_argument("--steps", type=int, help="optimiser steps; default: the recipe's")
     train.add_argument("--eps", type=float, help="radius to train for, in /255; default: 3, fap 1")
+    train.add_argument("--start", type=float,
+                       help="go on from the method's own tower for this radius, in /255")  # fmt: skip
     train.add_argument("--photos", type=int, default=200, help="photos of check-robust")
     train.add_argument("--towers", default="undefended,fare", help="of check-robust")
     train.add_argument("--kinds", default="words", help="words, all-words, names")

@@ -166,10 +166,7 @@ def between(backbone: Backbone, twin: Backbone, alpha: float) -> Backbone:
         key = (backbone, twin, alpha)
         if key not in _between:
             visual = copy.deepcopy(backbone.visual)
-            theirs = twin.visual.state_dict()
-            visual.load_state_dict(
-                {k: _mixed(v, theirs[k], alpha) for k, v in visual.state_dict().items()}
-            )
+            visual.load_state_dict(mixture(backbone.visual, twin.visual, alpha))
             _between[key] = backbone.with_visual(visual, twin.twin)
             _between[key].warm_up()
         _between.move_to_end(key)
@@ -178,8 +175,13 @@ def between(backbone: Backbone, twin: Backbone, alpha: float) -> Backbone:
         return _between[key]
 
 
-def _mixed(clean: Tensor, robust: Tensor, alpha: float) -> Tensor:
-    return torch.lerp(clean, robust, alpha) if clean.is_floating_point() else clean
+def mixture(clean: nn.Module, robust: nn.Module, alpha: float) -> dict[str, Tensor]:
+    """The weights (1 - alpha) clean + alpha robust; integer buffers are the clean tower's."""
+    theirs = robust.state_dict()
+    return {
+        name: torch.lerp(ours, theirs[name], alpha) if ours.is_floating_point() else ours
+        for name, ours in clean.state_dict().items()
+    }
 
 
 def load_learned(backbone: Backbone, method: str) -> dict[str, Tensor]:

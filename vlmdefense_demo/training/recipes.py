@@ -26,6 +26,7 @@ from vlmdefense_demo.models.variants import (
     forget_models,
     load_learned,
     load_twin,
+    mixture,
     write_variant,
 )
 from vlmdefense_demo.run import Run
@@ -65,6 +66,8 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
 }  # fmt: skip
 # The frame belongs to the full-size picture, starts from noise and has no decay to lean on.
 FRAME = TowerRecipe(size=224, learning_rate=0.05, weight_decay=0.0)
+EPS = 3.0
+SHARES = {"tecoa": 0.8}
 APT = PromptRecipe(epochs=20)
 ANY_MODEL = ("fap",)
 DATA = "photos of Caltech-101, clothing and backgrounds, labelled by the original model"
@@ -118,22 +121,32 @@ def tower(args: argparse.Namespace) -> Iterator[str]:
     backbone = _load(folder)
     photos = [p for p in read_photos(args.images) if not p.held_out]
     text = embed_labels(backbone, open_clip.IMAGENET_CLASSNAMES).clone()  # no inference tensor
-    eps = _levels(args, 3)
-    how = replace(FRAME if args.what == "tecoa_vp" else TowerRecipe(), eps=eps / 255)
+    eps = _levels(args, EPS)
+    base = TowerRecipe(share=SHARES.get(args.what, 1.0))
+    how = replace(FRAME if args.what == "tecoa_vp" else base, eps=eps / 255)
     if args.steps:
         how = replace(how, steps=args.steps)
-    course = Course(backbone, photos, text, how, args.work / f"{args.what}.pt")
+    start = None
+    if args.start:  # a tower that stands the smaller ball needs no slow growth
+        start, how = load_twin(backbone, args.what, args.start).visual, replace(how, ramp=0.0)
+    name = args.what if eps == EPS else f"{args.what}{eps:g}"
+    course = Course(backbone, photos, text, how, args.work / f"{name}.pt")
     objective = OBJECTIVES[args.what]()
     if args.what == "tecoa_vp":
         student = Framed(backbone)
         train(student, student.border, course, objective)
         tensors = {k.removeprefix("parts."): v for k, v in student.border.state_dict().items()}
     else:
-        tensors = half_precision(fine_tune(course, objective).state_dict().items())
+        trained = fine_tune(course, objective, start)
+        tensors = half_precision(mixture(backbone.visual, trained, how.share).items())
     words = (
         f"{how.steps} steps of {how.batch} crops at {how.size} px, {how.attack_steps} attack steps"
     )
-    variant = Variant(args.what, f"{args.what}.safetensors", eps, words, DATA)
+    if start is not None:
+        words += f", after the tower trained for {args.start:g}/255"
+    if how.share < 1:
+        words += f"; {1 - how.share:.0%} of the original's weights mixed in"
+    variant = Variant(args.what, f"{name}.safetensors", eps, words, DATA)
     write_variant(folder, variant, tensors)
     forget_models()
     yield f"wrote {folder / variant.source}"
@@ -145,7 +158,7 @@ def prompt(args: argparse.Namespace) -> Iterator[str]:
     backbone = _load(folder)
     photos = few_shots(read_photos(args.images, (CALTECH,)), args.shots)
     apt = args.what == "apt"
-    how = replace(APT, eps=_levels(args, 3) / 255) if apt else ADVPT
+    how = replace(APT, eps=_levels(args, EPS) / 255) if apt else ADVPT
     if args.steps:
         how = replace(how, epochs=args.steps)
     clf = ZeroShotClassifier(backbone, sorted({p.label for p in photos}))
