@@ -148,7 +148,12 @@ CASES: dict[str, Case] = {
         for id in ("fare", "tecoa", "pmg_aft", "tga_zsr")
     },
     "fap": Case(towers=("vit",)),
-    "rtpt": Case(base={"views": 4, "learning_rate": 0.02}),
+    "ensemble": Case(base={"views": 4}),
+    **{
+        id: Case(base={"views": 4, "learning_rate": 0.02})
+        for id in ("tpt", "ctpt", "rtpt", "sstpt")
+    },
+    "tvss": Case(base={"views": 4}),
     "ttc": Case(
         base={"tau": 4.0, "steps": 2},
         matter={"tau": ({"tau": 4.0}, {"tau": 0.0})},

@@ -60,17 +60,16 @@ class Meter:
             torch.mps.synchronize()
 
     def tick(self, tower: Tower, out: Tensor) -> None:
-        """Book a forward of `out`'s rows, and its backward when a gradient arrives at `out`."""
-        costs, samples = tuple(self._open), out.shape[0]
-        _book(costs, f"{tower}_forward", samples)
-        if out.requires_grad and costs:
+        """Book a forward of `out`'s rows, and its backward whenever a gradient arrives at `out`."""
+        samples = out.shape[0]
+        self._book(f"{tower}_forward", samples)
+        if out.requires_grad:
             # A hook that names `out` would keep a graph alive that nobody ever walks back.
-            out.register_hook(lambda _: _book(costs, f"{tower}_backward", samples))
+            out.register_hook(lambda _: self._book(f"{tower}_backward", samples))
 
-
-def _book(costs: tuple[Cost, ...], name: str, samples: int) -> None:
-    for cost in costs:
-        setattr(cost, name, getattr(cost, name) + samples)
+    def _book(self, name: str, samples: int) -> None:
+        for cost in self._open:
+            setattr(cost, name, getattr(cost, name) + samples)
 
 
 def silent(stage: str, step: int, total: int) -> None:

@@ -85,7 +85,7 @@ class Side:
         try:
             with torch.no_grad():
                 right = stage.clf.labels.index(stage.card.reference)
-                shown = self.method.exhibit(stage.clf, pair, right)
+                shown = self.method.exhibit(stage.clf, pair, right, run=self._run())
             self.card = replace(self.card, notes=self.card.notes + shown)
         except Cancelled:
             raise

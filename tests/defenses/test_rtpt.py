@@ -9,14 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from tests import tiny
-from vlmdefense_demo.defenses.test_time.rtpt import (
-    KEEP,
-    RTPT,
-    WEIGHT_DECAY,
-    confident,
-    entropy,
-    reliability,
-)
+from vlmdefense_demo.defenses.test_time import multiview
+from vlmdefense_demo.defenses.test_time.multiview import KEEP, confident, entropy
+from vlmdefense_demo.defenses.test_time.rtpt import NEIGHBOURS, RTPT, TEMPERATURE
+from vlmdefense_demo.defenses.test_time.tuning import WEIGHT_DECAY
 from vlmdefense_demo.defenses.views import random_views
 from vlmdefense_demo.errors import InvalidLabels
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
@@ -24,6 +20,10 @@ from vlmdefense_demo.models.classifier import ZeroShotClassifier
 
 def unit(n, d=16, seed=0):
     return F.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def reliability(features):
+    return multiview.reliability(features, NEIGHBOURS, TEMPERATURE)
 
 
 def view_features(clf, x, n):
@@ -141,9 +141,13 @@ def test_the_first_step_is_adamw_in_closed_form(clf, contexts):
 
 def test_every_image_starts_from_the_hand_prompt(clf, contexts):
     RTPT(views=4, learning_rate=0.05)(clf, tiny.images(3), run=tiny.run_for(3))
-    initial, tuned = [c for _, c in contexts[::2]], [c for _, c in contexts[1::2]]
-    assert all(torch.equal(c, initial[0]) for c in initial)
-    assert not torch.equal(tuned[0], tuned[1])
+    (prompts, initial), *tuned = contexts  # the hand prompt is encoded once for all
+    assert torch.equal(initial, prompts.initial)
+    assert len(tuned) == 3
+    assert not torch.equal(tuned[0][1], tuned[1][1])
+    contexts.clear()
+    RTPT(views=4, learning_rate=0.05)(clf, tiny.images(3)[:1], run=tiny.run_for(1))
+    assert torch.equal(contexts[0][1], tuned[0][1])  # nothing is left of the others
 
 
 @pytest.mark.parametrize("steps", [1, 3])

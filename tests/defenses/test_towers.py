@@ -92,7 +92,7 @@ def test_the_frame_is_added_in_normalised_units(clf):
 @each
 def test_the_curve_runs_from_the_clean_tower_to_the_robust_one(tower, clf, pair):
     with torch.no_grad():
-        note = tower().exhibit(clf, pair, right=2)[0]
+        note = tower().exhibit(clf, pair, right=2, run=tiny.run_for(1))[0]
         ends = clf(pair).softmax(1)[:, 2], probs(tower(), clf, pair)[:, 2]
     assert note.kind == "curves"
     assert note.value["x"] == [0, 0.25, 0.5, 0.75, 1]
@@ -104,12 +104,12 @@ def test_the_curve_runs_from_the_clean_tower_to_the_robust_one(tower, clf, pair)
 
 def test_a_tower_too_large_to_mix_has_no_curve(clf, pair, monkeypatch):
     monkeypatch.setattr(towers, "MIXED_BELOW", 0)
-    assert FARE().exhibit(clf, pair, right=0) == ()
+    assert FARE().exhibit(clf, pair, right=0, run=tiny.run_for(1)) == ()
 
 
 def test_tga_shows_where_both_towers_look_before_and_after(clf, pair):
     with torch.no_grad():
-        note = TGAZSR().exhibit(clf, pair, right=1)[-1]
+        note = TGAZSR().exhibit(clf, pair, right=1, run=tiny.run_for(1))[-1]
     assert note.kind == "images"
     assert note.title == f"where it looks for “{tiny.LABELS[1]}”"
     captions = [caption for caption, _ in note.value]
@@ -144,7 +144,7 @@ def test_exhibits_are_on_the_cards_only_where_they_are_asked_for(backbone):
 
 
 def test_an_exhibit_that_fails_leaves_the_answer_and_says_so(backbone, monkeypatch):
-    def fail(*args):
+    def fail(*args, **more):
         raise MissingWeights("no picture today")
 
     monkeypatch.setattr(FARE, "exhibit", fail)

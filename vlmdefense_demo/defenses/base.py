@@ -34,12 +34,15 @@ class Defender(Parameters):
         """Passes per image."""
         raise NotImplementedError
 
-    def exhibit(self, clf: ZeroShotClassifier, pair: Images, right: int) -> tuple[Note, ...]:
+    def exhibit(
+        self, clf: ZeroShotClassifier, pair: Images, right: int, *, run: Run
+    ) -> tuple[Note, ...]:
         """Pictures and curves for the card, made after the answer and not part of its cost.
 
         Args:
             pair: (2, 3, H, W) the clean and the attacked picture.
             right: position of the right label.
+            run: the one the answers were made with, so that draws can be repeated.
         """
         return ()
 

@@ -54,6 +54,7 @@ class ZeroShotClassifier:
         self.meter = meter or Meter(backbone.device)
         self.learned = dict(learned or {})
         self._learned_text: dict[str, Features] = {}
+        self._hand: tuple[ContextPrompts, Tensor, Features] | None = None
         self.text_features = (
             self.encode_text(self.prompts).detach() if text_features is None else text_features
         )
@@ -99,6 +100,22 @@ class ZeroShotClassifier:
             InvalidLabels: the template has no words before the label.
         """
         return ContextPrompts(self.backbone, self.prompts, self.template.split("{}")[0].strip())
+
+    def hand_prompt(self) -> tuple[ContextPrompts, Tensor, Features]:
+        """Where tuning starts: the prompts, their words as a leaf, and the features grown from it.
+
+        The graph between the two is built once a request: every image starts from the same words.
+        Differentiate it with `retain_graph`.
+
+        Raises:
+            InvalidLabels: the template has no words before the label.
+        """
+        if self._hand is None:
+            prompts = self.context_prompts()
+            with torch.enable_grad():
+                context = prompts.initial.clone().requires_grad_()
+                self._hand = prompts, context, self.encode_context(prompts, context)
+        return self._hand
 
     def placeholder_prompts(self, n_ctx: int) -> ContextPrompts:
         """The labels behind n_ctx words that are to be learned."""

@@ -17,6 +17,7 @@ from vlmdefense_demo.defenses.training_time.towers import RobustTower
 from vlmdefense_demo.images import to_array
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.models.maps import attention
+from vlmdefense_demo.run import Run
 from vlmdefense_demo.types import Images, Note
 
 SIDE = 160  # pixels of a map's picture
@@ -34,7 +35,9 @@ class TGAZSR(RobustTower):
 
     weights: ClassVar[str] = "tga_zsr"
 
-    def exhibit(self, clf: ZeroShotClassifier, pair: Images, right: int) -> tuple[Note, ...]:
+    def exhibit(
+        self, clf: ZeroShotClassifier, pair: Images, right: int, *, run: Run
+    ) -> tuple[Note, ...]:
         """Where both towers look for the right label, before and after the attack."""
         text = clf.text_features[right].expand(len(pair), -1)
         pictures = []
@@ -43,7 +46,7 @@ class TGAZSR(RobustTower):
             for what, x, where in zip(("clean", "attacked"), pair, maps, strict=True):
                 pictures.append([f"{who}, {what}", _drawn(x, where)])
         title = f"where it looks for “{clf.labels[right]}”"
-        return (*super().exhibit(clf, pair, right), Note(title, pictures, "images"))
+        return (*super().exhibit(clf, pair, right, run=run), Note(title, pictures, "images"))
 
 
 def _drawn(x: Tensor, where: Tensor) -> str:

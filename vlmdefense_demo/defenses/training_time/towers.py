@@ -47,7 +47,9 @@ class RobustTower(Defender):
         notes = variants.training_notes(clf.backbone, self.weights, self.eps)
         return DefenseResult(robust.logits(features), features=features, notes=(notes,) * len(x))
 
-    def exhibit(self, clf: ZeroShotClassifier, pair: Images, right: int) -> tuple[Note, ...]:
+    def exhibit(
+        self, clf: ZeroShotClassifier, pair: Images, right: int, *, run: Run
+    ) -> tuple[Note, ...]:
         """Confidence in the right label on both pictures, from the clean tower to the robust one."""
         if variants.megabytes(clf.backbone, self.weights, self.eps) > MIXED_BELOW:
             return ()

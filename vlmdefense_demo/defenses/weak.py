@@ -1,0 +1,95 @@
+"""Small changes of a picture that leave its meaning alone: batched, differentiable, seeded."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlmdefense_demo.run import Run
+from vlmdefense_demo.types import Images
+
+DEGREES, SHIFT, ZOOM = 5.0, 0.04, 0.08
+JITTER, HUE = 0.08, 0.02
+BLUR = (0.5, 1.2)
+KERNEL = 5
+NOISE = 0.02
+GREY = (0.299, 0.587, 0.114)
+DRAWS = 13
+
+
+def weak_copies(views: Images, batch: int, run: Run) -> Images:
+    """Each view turned, shifted and zoomed a little; half of them recoloured, blurred, noised.
+
+    Source: the weak augmentation of SS-TPT (arXiv 2606.06943): 5 degrees, 4 % of the side, 8 % of
+    the size; brightness, contrast and saturation by 8 %, hue by 2 %; a 5 x 5 blur of 0.5 to 1.2
+    pixels; noise of at most 0.02. Hue is turned in YIQ.
+
+    Args:
+        views: (B * n, 3, H, W), the n views of an image next to each other.
+        batch: B; draws of image i depend only on run's id i.
+    """
+    n = len(views) // batch
+    draws = run.child("draws").uniform(torch.empty(batch, n, DRAWS)).flatten(0, 1).to(views)
+    signed = 2 * draws - 1
+    x = _moved(views, signed[:, :4])
+    x = _where(draws[:, 4], _recoloured(x, signed[:, 5:9]), x)
+    x = _where(draws[:, 9], _blurred(x, BLUR[0] + (BLUR[1] - BLUR[0]) * draws[:, 10]), x)
+    noise = run.child("noise").normal(x.unflatten(0, (batch, n))).flatten(0, 1)
+    x = _where(draws[:, 11], x + NOISE * _each(draws[:, 12]) * noise, x)
+    return x.clamp(0, 1)
+
+
+def _each(value: Tensor) -> Tensor:
+    return value[:, None, None, None]
+
+
+def _where(coin: Tensor, changed: Images, x: Images) -> Images:
+    return torch.where(_each(coin < 0.5), changed, x)
+
+
+def _moved(x: Images, signed: Tensor) -> Images:
+    """(N, 4) in [-1, 1]: angle, shifts right and down, zoom."""
+    angle = signed[:, 0] * math.radians(DEGREES)
+    zoom = 1 / (1 + ZOOM * signed[:, 3])
+    cos, sin = angle.cos() * zoom, angle.sin() * zoom
+    rows = [cos, -sin, 2 * SHIFT * signed[:, 1], sin, cos, 2 * SHIFT * signed[:, 2]]
+    theta = torch.stack(rows, 1).unflatten(1, (2, 3))
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+
+
+def _recoloured(x: Images, signed: Tensor) -> Images:
+    """(N, 4) in [-1, 1]: brightness, contrast, saturation, hue."""
+    brightness, contrast, saturation = (_each(1 + JITTER * signed[:, i]) for i in range(3))
+    weights = x.new_tensor(GREY).view(1, 3, 1, 1)
+    x = (x * brightness).clamp(0, 1)
+    middle = (x * weights).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    x = (middle + contrast * (x - middle)).clamp(0, 1)
+    grey = (x * weights).sum(1, keepdim=True)
+    x = grey + saturation * (x - grey)
+    return torch.einsum("nij,njhw->nihw", _hue(2 * math.pi * HUE * signed[:, 3]), x).clamp(0, 1)
+
+
+def _hue(angle: Tensor) -> Tensor:
+    """(N,) radians -> (N, 3, 3) RGB matrices that turn the colour plane of YIQ."""
+    to_yiq = angle.new_tensor(
+        [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]
+    )
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    turn = torch.stack([zero + 1, zero, zero, zero, cos, -sin, zero, sin, cos], 1)
+    return torch.linalg.inv(to_yiq) @ turn.unflatten(1, (3, 3)) @ to_yiq
+
+
+def _blurred(x: Images, sigma: Tensor) -> Images:
+    """A Gaussian of its own width for every picture, by one grouped convolution an axis."""
+    reach = KERNEL // 2
+    at = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
+    kernel = (-(at**2) / (2 * sigma.unsqueeze(1) ** 2)).softmax(1).repeat_interleave(3, 0)
+    rows = F.pad(x, (reach,) * 4, mode="reflect").flatten(0, 1)[None]
+    groups = rows.shape[1]
+    rows = F.conv2d(rows, kernel[:, None, None, :], groups=groups)
+    rows = F.conv2d(rows, kernel[:, None, :, None], groups=groups)
+    return rows[0].unflatten(0, (len(x), 3))
