@@ -16,6 +16,7 @@ from vlmdefense_demo.defenses.test_time.tuning import WEIGHT_DECAY
 from vlmdefense_demo.defenses.views import random_views
 from vlmdefense_demo.errors import InvalidLabels
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
+from vlmdefense_demo.published import rtpt_as_published
 
 
 def unit(n, d=16, seed=0):
@@ -194,3 +195,18 @@ def test_a_template_without_a_prefix_is_refused(backbone):
     clf = tiny.classifier(backbone, template="{} in a photo")
     with pytest.raises(InvalidLabels, match="adapts the words before the label"):
         RTPT()(clf, tiny.images(1), run=tiny.run_for(1))
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+@pytest.mark.parametrize("views", [2, 16, 64])
+def test_a_quarter_of_the_published_codes_passes_gives_the_same_logits(backbones, name, views):
+    clf, x = tiny.classifier(backbones[name]), tiny.images_for(backbones[name], 1)
+    pictures = random_views(x, views, tiny.run_for(1).child("views"))
+    with clf.meter.stage() as published:
+        theirs = rtpt_as_published(clf, pictures)
+    with clf.meter.stage() as own:
+        ours = RTPT(views=views)(clf, x, run=tiny.run_for(1)).logits
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    k = len(tiny.LABELS)
+    assert (published.image_forward, published.text_forward) == (4 * views + 1, 5 * k)
+    assert (own.image_forward, own.text_forward, own.text_backward) == (views, 2 * k, k)
