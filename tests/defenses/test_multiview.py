@@ -341,4 +341,4 @@ def test_the_strip_shows_the_views_that_voted(clf, method):
 
 def test_the_strip_marks_the_views_the_prompt_was_tuned_on(clf):
     note = RTPT(views=20).exhibit(clf, tiny.images(2), 0, run=tiny.run_for(1))[0]
-    assert sum("adapted to" in caption for caption, _ in note.value) == 2
+    assert sum("tuned on" in caption for caption, _ in note.value) == 2

@@ -141,7 +141,7 @@ class MultiView(Defender):
         top = [clf.labels[i] for i in ballot.logits.argmax(1).tolist()]
         rows = zip(pictures, top, ballot.weights.tolist(), range(SHOWN), strict=False)
         strip = [
-            [f"{label} · {weight:.0%}{' · adapted to' * (i in ballot.chosen)}", thumbnail(picture)]
+            [f"{label} · {weight:.0%}{' · tuned on' * (i in ballot.chosen)}", thumbnail(picture)]
             for picture, label, weight, i in rows
         ]
         return (Note("views of the attacked picture, and what each counts", strip, "images"),)
