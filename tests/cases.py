@@ -154,6 +154,16 @@ CASES: dict[str, Case] = {
         for id in ("tpt", "ctpt", "rtpt", "sstpt")
     },
     "tvss": Case(base={"views": 4}),
+    "clipure": Case(
+        base={"step_size": 0.1, "steps": 3},
+        matter={
+            "gradient": (
+                {"step_size": 0.1, "steps": 3, "gradient": "as coded"},
+                {"step_size": 0.1, "steps": 3, "gradient": "past the steps"},
+            )
+        },
+    ),
+    "non_local_means": Case(base={"strength": 16 / 255}),
     "ttc": Case(
         base={"tau": 4.0, "steps": 2},
         matter={"tau": ({"tau": 4.0}, {"tau": 0.0})},

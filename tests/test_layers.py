@@ -15,7 +15,7 @@ PACKAGE = "vlmdefense_demo"
 # Each line may import itself and everything above it.
 LAYERS = (
     {"types", "errors", "spec", "flags"},
-    {"run", "labels", "images", "geometry", "losses", "measure", "judging", "heatmap"},
+    {"run", "labels", "images", "filters", "geometry", "losses", "measure", "judging", "heatmap"},
     {"models", "attacks"},
     {"defenses"},
     {"survey"},

@@ -19,7 +19,9 @@ def test_every_attack_and_defence_has_its_line(backbone):
     assert [line[:34].strip() for line in lines[:-2]] == titles
     assert all(SHARE.search(line) for line in lines[: len(ATTACKS)])
     assert all(re.search(r"ratio \d+\.\d\d$", line) for line in lines[len(ATTACKS) : -2])
-    assert re.match(r"R-TPT, 64 views: as published 257 f · text 50 f \+ 10 b, here 64 f", lines[-2])
+    assert re.match(
+        r"R-TPT, 64 views: as published 257 f · text 50 f \+ 10 b, here 64 f", lines[-2]
+    )
     assert re.match(r"first card \d+\.\d\d s, default comparison \d+\.\d\d s, on cpu", lines[-1])
 
 

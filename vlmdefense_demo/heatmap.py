@@ -46,3 +46,14 @@ def overlay(picture: np.ndarray, where: np.ndarray) -> Image.Image:
     colours = _table()[np.asarray(heat.resize(size, Image.Resampling.BILINEAR))]
     grey = np.asarray(Image.fromarray(picture).convert("L"))[..., None]
     return Image.fromarray((0.45 * grey + 0.55 * colours).round().astype(np.uint8))
+
+
+def spectrum(clean: np.ndarray, attacked: np.ndarray) -> Image.Image:
+    """How much of the difference lies at each frequency: zero in the middle, logarithmic.
+
+    Fixed scale: black is less than a thousandth of a level, white as much as a checkerboard of one.
+    """
+    delta = attacked.astype(np.float32).mean(axis=2) - clean.astype(np.float32).mean(axis=2)
+    size = np.abs(np.fft.fftshift(np.fft.fft2(delta))) / delta.size
+    index = (np.log10(size.clip(1e-3, 1.0)) / 3 + 1) * 255
+    return Image.fromarray(_table()[index.round().astype(np.uint8)])

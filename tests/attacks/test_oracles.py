@@ -18,12 +18,13 @@ from vlmdefense_demo.attacks.eot import eot_objective
 from vlmdefense_demo.attacks.fab import FABT, project_plane
 from vlmdefense_demo.attacks.features import Caption, Embedding
 from vlmdefense_demo.attacks.minimal import DDN
-from vlmdefense_demo.attacks.momentum import DIFGSM, MIFGSM, diverse
+from vlmdefense_demo.attacks.momentum import DIFGSM, MIFGSM
 from vlmdefense_demo.attacks.patch import Patch
 from vlmdefense_demo.attacks.square import Square
 from vlmdefense_demo.attacks.typographic import EDGE, Typographic, write
 from vlmdefense_demo.attacks.universal import Universal
 from vlmdefense_demo.errors import InvalidImage, InvalidParameter, MissingWeights
+from vlmdefense_demo.filters import shrunk_and_padded
 from vlmdefense_demo.geometry import project_linf
 from vlmdefense_demo.losses import LOSSES, margin
 from vlmdefense_demo.models.backbone import Backbone
@@ -212,7 +213,7 @@ def test_di_fgsm_that_never_shrinks_is_mi_fgsm():
 
 def test_diverse_pictures_keep_their_size_and_are_framed_in_black():
     x = torch.ones(8, 3, 40, 40)
-    out = diverse(x, tiny.run_for(8), smallest=0.5, probability=1.0)
+    out = shrunk_and_padded(x, tiny.run_for(8), smallest=0.5, probability=1.0)
     assert out.shape == x.shape
     share = (out > 0.5).float().mean((1, 2, 3))
     assert (share >= 0.24).all()

@@ -52,7 +52,7 @@ def test_an_exception_inside_an_inner_loop_leaves_no_trace(site, full, monkeypat
         calls.append(clf)
         raise RuntimeError
 
-    monkeypatch.setattr(RTPT, "_vote", broken)  # after the prompt has been tuned
+    monkeypatch.setattr(RTPT, "vote", broken)  # after the prompt has been tuned
     assert "Something broke" in ended(site, full)
     assert calls
 

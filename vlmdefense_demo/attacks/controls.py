@@ -6,17 +6,15 @@ Differs from the benchmark: they are held within the attack's ball, and the nois
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from PIL import Image
-from torchvision.transforms.functional import gaussian_blur
 
+from vlmdefense_demo import filters
 from vlmdefense_demo.attacks.ascent import Best
 from vlmdefense_demo.attacks.base import Attacker, Eps
-from vlmdefense_demo.geometry import LEVELS, Ball, from_levels, project_linf, to_levels
+from vlmdefense_demo.geometry import LEVELS, Ball, project_linf
 from vlmdefense_demo.losses import margin
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
@@ -80,8 +78,7 @@ class Blur(_Filter):
 
     def filtered(self, x: Images) -> Images:
         """Blurred with a kernel of three sigma on each side."""
-        size = min(2 * round(3 * self.sigma) + 1, 2 * (min(x.shape[2:]) // 2) - 1)
-        return gaussian_blur(x, [size, size], [self.sigma, self.sigma])
+        return filters.blur(x, self.sigma)
 
 
 @dataclass(frozen=True)
@@ -92,12 +89,4 @@ class JPEGControl(_Filter):
 
     def filtered(self, x: Images) -> Images:
         """Every image through Pillow's encoder."""
-        rows = [self._file(row.permute(1, 2, 0)) for row in to_levels(x).cpu()]
-        return torch.stack(rows).to(x)
-
-    def _file(self, levels: torch.Tensor) -> torch.Tensor:
-        buffer = io.BytesIO()
-        Image.fromarray(levels.numpy()).save(buffer, format="JPEG", quality=self.quality)
-        with Image.open(buffer) as image:
-            data = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
-        return from_levels(data.view(*levels.shape).permute(2, 0, 1))
+        return filters.jpeg(x, self.quality)

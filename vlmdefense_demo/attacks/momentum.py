@@ -13,11 +13,11 @@ from itertools import count
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vlmdefense_demo.attacks.ascent import Ascent, Move, logit_objective
 from vlmdefense_demo.attacks.base import Attacker, Eps
+from vlmdefense_demo.filters import shrunk_and_padded
 from vlmdefense_demo.geometry import project_linf, sign_step
 from vlmdefense_demo.losses import LOSSES
 from vlmdefense_demo.run import Run
@@ -38,24 +38,6 @@ def momentum_move(x0: Images, eps: float, step_size: float, decay: float) -> Mov
         return project_linf(sign_step(x, total, step_size), x0, eps)
 
     return move
-
-
-def diverse(x: Images, run: Run, smallest: float, probability: float) -> Images:
-    """With some probability shrink each image to `smallest` .. 1 of its side and pad it with zeros.
-
-    Differentiable; row i's draw depends only on run's id i.
-    """
-    height, width = x.shape[2:]
-    draw = run.uniform(torch.empty(len(x), 4))
-    rows = []
-    for row, (coin, scale, down, right) in zip(x, draw.tolist(), strict=True):
-        h = round(height * (smallest + (1 - smallest) * scale))
-        w = round(width * (smallest + (1 - smallest) * scale))
-        top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
-        small = F.interpolate(row[None], (h, w), mode="bilinear", align_corners=False)
-        padded = F.pad(small, (left, width - w - left, top, height - h - top))
-        rows.append(padded if coin < probability else row[None])
-    return torch.cat(rows)
 
 
 @dataclass(frozen=True)
@@ -95,6 +77,8 @@ class DIFGSM(MIFGSM):
         """(B, 3, H, W) -> adversarial images of the same shape, inside the ball."""
         calls = count()
         through: Callable[[Images], Tensor] = lambda pixels: target(  # noqa: E731
-            diverse(pixels, run.child(f"step{next(calls)}"), self.smallest, self.probability)
+            shrunk_and_padded(
+                pixels, run.child(f"step{next(calls)}"), self.smallest, self.probability
+            )
         )
         return self.ascend(through, x, goal, run)

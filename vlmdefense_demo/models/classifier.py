@@ -54,6 +54,7 @@ class ZeroShotClassifier:
         self.meter = meter or Meter(backbone.device)
         self.learned = dict(learned or {})
         self._learned_text: dict[str, Features] = {}
+        self._blank: Features | None = None
         self._hand: tuple[ContextPrompts, Tensor, Features] | None = None
         self.text_features = (
             self.encode_text(self.prompts).detach() if text_features is None else text_features
@@ -116,6 +117,16 @@ class ZeroShotClassifier:
                 context = prompts.initial.clone().requires_grad_()
                 self._hand = prompts, context, self.encode_context(prompts, context)
         return self._hand
+
+    def blank_text(self) -> Features:
+        """(D,) unit-norm mean feature of the 80 ImageNet templates without a class, once a request."""
+        if self._blank is None:
+            import open_clip
+
+            prompts = [template("") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
+            with torch.no_grad():
+                self._blank = unit(self.encode_text(prompts).mean(0, keepdim=True))[0]
+        return self._blank
 
     def placeholder_prompts(self, n_ctx: int) -> ContextPrompts:
         """The labels behind n_ctx words that are to be learned."""

@@ -6,6 +6,15 @@ from vlmdefense_demo.survey.entry import Entry
 
 # One of each paradigm, ticked when the page opens: a comparison a laptop finishes in seconds.
 FIRST = ("fare", "rtpt", "ttc")
+GUO = "Countering Adversarial Images using Input Transformations"
+GUO_AT = "https://arxiv.org/abs/1711.00117"
+XU = "Feature Squeezing: Detecting Adversarial Examples in Deep Neural Networks"
+XU_AT = "https://arxiv.org/abs/1704.01155"
+CSR = (
+    "Contrastive Spectral Rectification: Test-Time Defense towards Zero-shot Adversarial "
+    "Robustness of CLIP"
+)
+CSR_AT = "https://arxiv.org/abs/2601.19210"
 OWN_CODE = "authors' code without licence; own code and weights"
 
 DEFENSES = (
@@ -93,6 +102,35 @@ DEFENSES = (
           "no code published; own code", "simplified",
           "All views' features are shifted along the directions in which the views differ.",
           "V f", "defenses.test_time.tvss:TVSS", ("unaware", "adapts", "randomised")),
+    Entry("jpeg", "JPEG", "defense", "training_free", GUO, "ICLR", 2018, GUO_AT, "own code",
+          "faithful", "The picture is saved as a JPEG file before it is looked at.", "1 f",
+          "defenses.training_free.filters:JPEG", ("unaware",)),
+    Entry("bit_depth", "Bit depth", "defense", "training_free", XU, "NDSS", 2018, XU_AT, "own code",
+          "faithful", "Only a few levels of every colour are kept.", "1 f",
+          "defenses.training_free.filters:BitDepth", ("unaware",)),
+    Entry("median", "Median", "defense", "training_free", XU, "NDSS", 2018, XU_AT, "own code",
+          "faithful", "Every pixel becomes the median of its neighbours.", "1 f",
+          "defenses.training_free.filters:MedianFilter", ("unaware",)),
+    Entry("low_pass", "Low-pass", "defense", "training_free", CSR, "ICML", 2026, CSR_AT, "own code",
+          "faithful", "The picture is blurred a little: most of a perturbation is fine-grained.",
+          "1 f", "defenses.training_free.filters:LowPass", ("unaware",)),
+    Entry("total_variation", "Total variation", "defense", "training_free", GUO, "ICLR", 2018,
+          GUO_AT, "own code", "simplified", "The nearest picture of little variation takes its place.",
+          "1 f", "defenses.training_free.filters:TotalVariation", ("unaware",)),
+    Entry("non_local_means", "Non-local means", "defense", "training_free", XU, "NDSS", 2018, XU_AT,
+          "own code", "faithful", "Pixels with similar surroundings are averaged.", "1 f",
+          "defenses.training_free.filters:NonLocalMeans", ("unaware",)),
+    Entry("resize_pad", "Resize and pad", "defense", "training_free",
+          "Mitigating Adversarial Effects Through Randomization", "ICLR", 2018,
+          "https://arxiv.org/abs/1711.01991", "own code", "simplified",
+          "The picture is shrunk by a random amount and put somewhere on black.", "1 f",
+          "defenses.training_free.filters:ResizePad", ("unaware", "randomised")),
+    Entry("clipure", "CLIPure-Cos", "defense", "training_free",
+          "CLIPure: Purification in Latent Space via CLIP for Adversarially Robust Zero-Shot "
+          "Classification", "ICLR", 2025, "https://arxiv.org/abs/2502.18176",
+          "authors' code for research only; own code", "faithful",
+          "The image's feature is turned towards that of an empty sentence.", "1 f",
+          "defenses.training_free.clipure:CLIPureCos", ("unaware",)),
     Entry("ttc", "TTC", "defense", "training_free",
           "CLIP is Strong Enough to Fight Back: Test-time Counterattacks", "CVPR", 2025,
           "https://arxiv.org/abs/2503.03613", "authors' code without licence; own code",

@@ -1,0 +1,75 @@
+"""What every defence that filters the picture before it is looked at shares."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import ClassVar
+
+from PIL import Image
+from torch import Tensor
+
+from vlmdefense_demo import heatmap
+from vlmdefense_demo.defenses.base import Defender
+from vlmdefense_demo.images import to_array
+from vlmdefense_demo.models.classifier import ZeroShotClassifier
+from vlmdefense_demo.run import Run
+from vlmdefense_demo.types import Adaptive, Cost, DefenseResult, Images, Note
+
+GAIN = 4
+THROUGH = "APGD with two losses through the filter; its gradient is exact."
+PAST = "APGD with two losses; forwards go through the filter, gradients past it, as if it were not there."
+
+
+class Purifier(Defender):
+    """One forward of the filtered picture; a subclass says how it is filtered.
+
+    With `adaptive = "bpda"` the gradient of the filter counts as that of the identity (Athalye et
+    al., ICML 2018), because its own is zero almost everywhere or not known.
+    """
+
+    adaptive: ClassVar[Adaptive] = "bpda"
+    stochastic: ClassVar[bool] = False
+    recipe: ClassVar[str] = PAST
+
+    def purify(self, x: Images, run: Run) -> Images:
+        """(B, 3, H, W) -> the filtered pictures; at strength 0 the very same tensor."""
+        raise NotImplementedError
+
+    def __call__(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> DefenseResult:
+        """(B, 3, H, W) -> logits of the filtered pictures."""
+        image = self.purify(x, run)
+        if self.adaptive == "bpda" and image is not x:
+            image = _straight(x, image)
+        features = clf.encode_image(image)
+        return DefenseResult(clf.logits(features), image.detach(), features)
+
+    def expected_cost(self, n_labels: int) -> Cost:
+        """One forward; the filter itself asks no tower."""
+        return Cost(image_forward=1)
+
+    def exhibit(
+        self, clf: ZeroShotClassifier, pair: Images, right: int, *, run: Run
+    ) -> tuple[Note, ...]:
+        """What the model sees of the attacked picture, what was taken away, and both spectra."""
+        attacked = pair[1:]
+        seen = self.purify(attacked, run)
+        before, after, clean = (to_array(t) for t in (attacked, seen, pair[:1]))
+        pictures = [
+            ["what the model sees", _png(Image.fromarray(after))],
+            [f"taken away, ×{GAIN}", _png(heatmap.signed_difference(after, before, GAIN))],
+            ["spectrum of the attack", _png(heatmap.spectrum(clean, before))],
+            ["what is left of it", _png(heatmap.spectrum(to_array(self.purify(pair[:1], run)), after))],
+        ]  # fmt: skip
+        return (Note("the filtered picture", pictures, "images"),)
+
+
+def _straight(x: Images, image: Tensor) -> Images:
+    """The filtered picture, with the slope of the unfiltered one."""
+    return x + (image - x).detach()
+
+
+def _png(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()

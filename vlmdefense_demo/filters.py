@@ -1,0 +1,106 @@
+"""Filters of whole pictures: what controls, attacks and purifying defences share.
+
+Every function takes (B, 3, H, W) in [0, 1] and treats every picture by itself. Those of torch are
+differentiable; those that go through Pillow or scikit-image are not.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+from vlmdefense_demo.geometry import from_levels, to_levels
+from vlmdefense_demo.run import Run
+from vlmdefense_demo.types import Images
+
+Picture = np.ndarray  # (H, W, 3) float32 in [0, 1]
+
+
+def jpeg(x: Images, quality: int) -> Images:
+    """Every picture through Pillow's encoder (4:2:0) and back; not differentiable."""
+    rows = [_through_a_file(row.permute(1, 2, 0), quality) for row in to_levels(x).cpu()]
+    return torch.stack(rows).to(x)
+
+
+def _through_a_file(levels: Tensor, quality: int) -> Tensor:
+    buffer = io.BytesIO()
+    Image.fromarray(levels.numpy()).save(buffer, format="JPEG", quality=quality)
+    with Image.open(buffer) as image:
+        data = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+    return from_levels(data.view(*levels.shape).permute(2, 0, 1))
+
+
+def blur(x: Images, sigma: float) -> Images:
+    """Gaussian of width sigma pixels, with a kernel of three sigma on each side; differentiable."""
+    size = min(2 * round(3 * sigma) + 1, 2 * (min(x.shape[2:]) // 2) - 1)
+    return gaussian_blur(x, [size, size], [sigma, sigma]).clamp(0, 1)  # up to rounding
+
+
+def bit_depth(x: Images, bits: int) -> Images:
+    """Rounded to 2^bits levels a channel; its slope is zero almost everywhere."""
+    top = 2**bits - 1
+    return (x * top).round() / top
+
+
+def median(x: Images, size: int) -> Images:
+    """The median of size x size neighbours, channel by channel; edges mirrored; differentiable."""
+    reach = size // 2
+    padded = F.pad(x, (reach, size - 1 - reach, reach, size - 1 - reach), mode="reflect")
+    windows = padded.unfold(2, size, 1).unfold(3, size, 1)
+    return windows.flatten(4).median(dim=4).values
+
+
+def total_variation(x: Images, weight: float) -> Images:
+    """Chambolle's denoising: the nearest picture of little variation; not differentiable."""
+    return _each(x, lambda p: denoise_tv_chambolle(p, weight=weight, channel_axis=2))
+
+
+def non_local_means(x: Images, strength: float, patch: int, distance: int) -> Images:
+    """Every pixel the mean of those with similar surroundings; not differentiable.
+
+    Args:
+        strength: how unlike two surroundings may be, in pixel units.
+        patch: side of the surroundings.
+        distance: how far away similar ones are looked for.
+    """
+
+    def denoise(p: Picture) -> Picture:
+        return denoise_nl_means(
+            p, patch_size=patch, patch_distance=distance, h=strength, channel_axis=2, fast_mode=True
+        )
+
+    return _each(x, denoise)
+
+
+def _each(x: Images, denoise: Callable[[Picture], Picture]) -> Images:
+    rows = []
+    for row in x.detach().cpu():
+        picture = denoise(row.permute(1, 2, 0).contiguous().numpy())
+        rows.append(torch.from_numpy(np.ascontiguousarray(picture, np.float32)).permute(2, 0, 1))
+    return torch.stack(rows).to(x).clamp(0, 1)
+
+
+def shrunk_and_padded(x: Images, run: Run, smallest: float, probability: float = 1.0) -> Images:
+    """With some probability shrink each picture to `smallest` .. 1 of its side and pad it with zeros.
+
+    Differentiable; row i's draw depends only on run's id i.
+    """
+    height, width = x.shape[2:]
+    draw = run.uniform(torch.empty(len(x), 4))
+    rows = []
+    for row, (coin, scale, down, right) in zip(x, draw.tolist(), strict=True):
+        h = round(height * (smallest + (1 - smallest) * scale))
+        w = round(width * (smallest + (1 - smallest) * scale))
+        top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
+        small = F.interpolate(row[None], (h, w), mode="bilinear", align_corners=False)
+        padded = F.pad(small, (left, width - w - left, top, height - h - top))
+        rows.append(padded if coin < probability else row[None])
+    return torch.cat(rows)
