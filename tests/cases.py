@@ -153,7 +153,11 @@ CASES: dict[str, Case] = {
         id: Case(base={"views": 4, "learning_rate": 0.02})
         for id in ("tpt", "ctpt", "rtpt", "sstpt")
     },
-    "tvss": Case(base={"views": 4}),
+    **{id: Case(base={"views": 4}) for id in ("tvss", "tte", "mta")},
+    "zero": Case(
+        base={"views": 8, "share": 0.5},
+        matter={"share": ({"views": 8, "share": 0.1}, {"views": 8, "share": 1.0})},
+    ),
     "clipure": Case(
         base={"step_size": 0.1, "steps": 3},
         matter={
