@@ -208,7 +208,7 @@ def test_defense_returns_finite_logits(entry, backbones, tower, n):
 
 @each_defense_and_tower
 def test_defense_of_a_batch_equals_its_single_images(entry, backbones, tower):
-    clf = tiny.classifier(tiny.rowwise(backbones[tower]))
+    clf = tiny.rowwise_classifier(backbones[tower])
     x = tiny.images_for(backbones[tower], 3)
     batch, _ = defend_once(entry, clf, x)
     for i in range(3):

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from tests import tiny
+from vlmdefense_demo.defenses.views import random_views
 from vlmdefense_demo.errors import InvalidParameter
+from vlmdefense_demo.filters import blur
 from vlmdefense_demo.geometry import (
     Ball,
     from_levels,
+    in_range,
     lattice_step_size,
     project_l2,
     project_linf,
@@ -140,3 +143,17 @@ def test_l2_projection_is_the_nearest_point():
 def test_a_radius_below_one_level_is_refused(eps):
     with pytest.raises(InvalidParameter, match="rounds to 0 grey levels"):
         Ball("linf", eps)
+
+
+def test_a_gradient_reaches_black_and_white_pixels():
+    """clamp's own slope is zero on its bounds."""
+    x = torch.tensor([0.0, 1.0, 0.5, -0.1, 1.1], requires_grad=True)
+    out = in_range(x)
+    assert torch.equal(out, x.detach().clamp(0, 1))
+    assert torch.equal(torch.autograd.grad(out.sum(), x)[0], torch.ones(5))
+
+
+def test_views_and_filters_pass_gradients_to_white():
+    white = torch.ones(1, 3, 32, 32, requires_grad=True)
+    for out in (random_views(white, 3, tiny.run_for(1)), blur(white, 1.0)):
+        assert (torch.autograd.grad(out.sum(), white)[0] > 0).all()

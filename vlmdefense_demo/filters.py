@@ -17,7 +17,7 @@ from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from vlmdefense_demo.geometry import from_levels, to_levels
+from vlmdefense_demo.geometry import from_levels, in_range, to_levels
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.types import Images
 
@@ -41,7 +41,7 @@ def _through_a_file(levels: Tensor, quality: int) -> Tensor:
 def blur(x: Images, sigma: float) -> Images:
     """Gaussian of width sigma pixels, with a kernel of three sigma on each side; differentiable."""
     size = min(2 * round(3 * sigma) + 1, 2 * (min(x.shape[2:]) // 2) - 1)
-    return gaussian_blur(x, [size, size], [sigma, sigma]).clamp(0, 1)  # up to rounding
+    return in_range(gaussian_blur(x, [size, size], [sigma, sigma]))
 
 
 def bit_depth(x: Images, bits: int) -> Images:

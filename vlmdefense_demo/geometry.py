@@ -6,7 +6,7 @@ All functions treat every image by itself, so a batch equals its single images.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -79,6 +79,25 @@ class Ball:
             high = torch.where(fits, high, factor)
             factor = torch.where(low == 1, low, (low + high) / 2)
         return low
+
+
+class _InRange(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+def in_range(x: Images) -> Images:
+    """Clamped to [0, 1], with the slope of the identity.
+
+    clamp's own is zero on its very bounds, so that no gradient would reach a black or white pixel and
+    an attacker who differentiates through a defence could not move it.
+    """
+    return _InRange.apply(x)
 
 
 def l2_length(x: Images) -> Tensor:

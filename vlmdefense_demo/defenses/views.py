@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vlmdefense_demo.geometry import in_range
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.types import Images
 
@@ -51,7 +52,7 @@ def random_views(x: Images, n: int, run: Run, scale: tuple[float, float] = (0.08
     views = F.grid_sample(copies, grid, padding_mode="border", align_corners=False)
     # Sampling the identity grid still rounds; the untouched view must be the image itself.
     first = (torch.arange(batch * n, device=x.device) % n == 0)[:, None, None, None]
-    return torch.where(first, copies, views.clamp(0, 1))
+    return torch.where(first, copies, in_range(views))
 
 
 def _boxes(draws: Tensor, scale: tuple[float, float], height: int, width: int) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vlmdefense_demo.geometry import in_range
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.types import Images
 
@@ -39,7 +40,7 @@ def weak_copies(views: Images, batch: int, run: Run) -> Images:
     x = _where(draws[:, 9], _blurred(x, BLUR[0] + (BLUR[1] - BLUR[0]) * draws[:, 10]), x)
     noise = run.child("noise").normal(x.unflatten(0, (batch, n))).flatten(0, 1)
     x = _where(draws[:, 11], x + NOISE * _each(draws[:, 12]) * noise, x)
-    return x.clamp(0, 1)
+    return in_range(x)
 
 
 def _each(value: Tensor) -> Tensor:
@@ -65,12 +66,13 @@ def _recoloured(x: Images, signed: Tensor) -> Images:
     """(N, 4) in [-1, 1]: brightness, contrast, saturation, hue."""
     brightness, contrast, saturation = (_each(1 + JITTER * signed[:, i]) for i in range(3))
     weights = x.new_tensor(GREY).view(1, 3, 1, 1)
-    x = (x * brightness).clamp(0, 1)
+    x = in_range(x * brightness)
     middle = (x * weights).sum(1, keepdim=True).mean((2, 3), keepdim=True)
-    x = (middle + contrast * (x - middle)).clamp(0, 1)
+    x = in_range(middle + contrast * (x - middle))
     grey = (x * weights).sum(1, keepdim=True)
     x = grey + saturation * (x - grey)
-    return torch.einsum("nij,njhw->nihw", _hue(2 * math.pi * HUE * signed[:, 3]), x).clamp(0, 1)
+    turn = _hue(2 * math.pi * HUE * signed[:, 3])
+    return in_range(torch.einsum("nij,njhw->nihw", turn, x))
 
 
 def _hue(angle: Tensor) -> Tensor:

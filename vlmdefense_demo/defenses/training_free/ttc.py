@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vlmdefense_demo.defenses.base import Defender
+from vlmdefense_demo.geometry import in_range
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
@@ -62,7 +63,7 @@ class TTC(Defender):
         with torch.no_grad():
             anchor = clf.encode_image(x0, normalize=False)
         delta, tau = self._counter(clf, x0, noise, anchor, run)
-        image = (x + delta).clamp(0, 1)
+        image = in_range(x + delta)
         features = clf.encode_image(image)
         notes = tuple(self._notes(float(t)) for t in tau)
         return DefenseResult(clf.logits(features), image.detach(), features, notes)

@@ -1,0 +1,88 @@
+"""Anti-Adversary and ET3: the steps in closed form, and what they can and cannot undo."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests import tiny
+from vlmdefense_demo.defenses.training_free.descent import ET3, AntiAdversary
+
+METHODS = (AntiAdversary, ET3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_steps_the_undefended_model_answers(clf, method):
+    x = tiny.images(2)
+    assert torch.equal(method(steps=0)(clf, x, run=tiny.run_for(2)).logits, clf(x))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_steps_of_no_length_change_nothing(clf, method):
+    x = tiny.images(2)
+    out = method(step_size=0.0)(clf, x, run=tiny.run_for(2))
+    assert torch.equal(out.image, x)
+
+
+def test_a_step_is_a_sign_step_towards_the_first_answer(clf):
+    x, a = tiny.images(2), 3 / 255
+    out = AntiAdversary(steps=1, step_size=a)(clf, x, run=tiny.run_for(2))
+    leaf = x.clone().requires_grad_()
+    logits = clf(leaf)
+    loss = F.cross_entropy(logits, logits.detach().argmax(1), reduction="sum")
+    gradient = torch.autograd.grad(loss, leaf)[0]
+    steep = gradient.abs() > 1e-3 * gradient.abs().amax((1, 2, 3), keepdim=True)
+    expected = (x - a * gradient.sign()).clamp(0, 1)
+    assert steep.float().mean() > 0.5  # elsewhere rounding decides the sign
+    torch.testing.assert_close(out.image[steep], expected[steep])
+
+
+def test_the_first_answer_stays_the_target(clf):
+    """Even where a step went past it: the note names it, and later energies are its own."""
+    x = tiny.images(1)
+    notes = AntiAdversary(steps=4, step_size=16 / 255)(clf, x, run=tiny.run_for(1)).notes[0]
+    assert notes[0].value == clf.labels[int(clf(x).argmax(1))]
+    assert notes[1].value[0] == pytest.approx(
+        -float(clf(x).log_softmax(1).amax(1)), rel=1e-3, abs=1e-4
+    )
+
+
+def test_small_steps_lower_the_energy(clf):
+    for method, size in ((AntiAdversary, 1e-3 / 255), (ET3, 1e-3)):
+        energies = method(steps=4, step_size=size)(clf, tiny.images(1), run=tiny.run_for(1))
+        series = energies.notes[0][1].value
+        assert all(later < earlier for earlier, later in pairwise(series))
+
+
+def test_the_energy_of_equal_logits_is_their_value_and_the_log_of_their_number(clf):
+    logits = torch.full((1, 5), 2.0)
+    assert ET3().energy(logits, torch.zeros(1)).item() == pytest.approx(-(2 + math.log(5)))
+
+
+def test_an_energy_step_has_its_length_and_stays_in_the_ball(clf):
+    x = tiny.images(1).clamp(0.3, 0.7)
+    short = ET3(steps=1, step_size=0.1, eps=16 / 255)(clf, x, run=tiny.run_for(1)).image
+    assert (short - x).norm().item() == pytest.approx(0.1, rel=1e-3)
+    long = ET3(steps=3, step_size=10.0, eps=2 / 255)(clf, x, run=tiny.run_for(1)).image
+    assert (long - x).abs().max() <= 2 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_change_is_a_constant_to_a_gradient(clf, method):
+    x = tiny.images(1).requires_grad_()
+    out = method()(clf, x, run=tiny.run_for(1))
+    ours = torch.autograd.grad(out.logits[0, 0], x)[0]
+    leaf = out.image.clone().requires_grad_()
+    theirs = torch.autograd.grad(clf(leaf)[0, 0], leaf)[0]
+    inside = (leaf > 0) & (leaf < 1)
+    torch.testing.assert_close(ours[inside], theirs[inside], rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_drawn(clf):
+    x = tiny.images(1)
+    one, two = (ET3()(clf, x, run=tiny.run_for(1, seed=s)).logits for s in (0, 1))
+    assert torch.equal(one, two)
