@@ -168,6 +168,13 @@ CASES: dict[str, Case] = {
         },
     ),
     "non_local_means": Case(base={"strength": 16 / 255}),
+    "csr": Case(
+        base={"threshold": 1.0, "steps": 2},
+        matter={
+            "threshold": ({"threshold": 1.0}, {"threshold": 0.0}),
+            "eps": ({"threshold": 1.0, "eps": 1 / 255}, {"threshold": 1.0, "eps": 4 / 255}),
+        },
+    ),
     "ttc": Case(
         base={"tau": 4.0, "steps": 2},
         matter={"tau": ({"tau": 4.0}, {"tau": 0.0})},

@@ -21,6 +21,7 @@ from vlmdefense_demo.geometry import from_levels, in_range, to_levels
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.types import Images
 
+AT_SIZE = 224
 Picture = np.ndarray  # (H, W, 3) float32 in [0, 1]
 
 
@@ -104,3 +105,15 @@ def shrunk_and_padded(x: Images, run: Run, smallest: float, probability: float =
         padded = F.pad(small, (left, width - w - left, top, height - h - top))
         rows.append(padded if coin < probability else row[None])
     return torch.cat(rows)
+
+
+def fourier_low_pass(x: Images, radius: float) -> Images:
+    """Frequencies damped by exp(-f^2 / 2 radius^2), f in cycles over 224 pixels; differentiable.
+
+    The picture counts as a tile: what lies over one edge comes back at the other.
+    """
+    height, width = x.shape[2:]
+    down = torch.fft.fftfreq(height, device=x.device)[:, None] * AT_SIZE
+    right = torch.fft.rfftfreq(width, device=x.device)[None] * AT_SIZE
+    mask = (-(down**2 + right**2) / (2 * radius**2)).exp()
+    return in_range(torch.fft.irfft2(torch.fft.rfft2(x) * mask, s=(height, width)))
