@@ -154,6 +154,7 @@ CASES: dict[str, Case] = {
         for id in ("tpt", "ctpt", "rtpt", "sstpt")
     },
     **{id: Case(base={"views": 4}) for id in ("tvss", "tte", "mta")},
+    "smoothing": Case(base={"views": 16, "sigma": 0.2}),
     "zero": Case(
         base={"views": 8, "share": 0.5},
         matter={"share": ({"views": 8, "share": 0.1}, {"views": 8, "share": 1.0})},
