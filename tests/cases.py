@@ -155,6 +155,11 @@ CASES: dict[str, Case] = {
     },
     **{id: Case(base={"views": 4}) for id in ("tvss", "tte", "mta")},
     "smoothing": Case(base={"views": 16, "sigma": 0.2}),
+    "agc": Case(base={"views": 5}),
+    "dbd": Case(
+        base={"views": 4, "threshold": 0.0},
+        matter={"threshold": ({"views": 4, "threshold": 0.0}, {"views": 4, "threshold": 1.0})},
+    ),
     "zero": Case(
         base={"views": 8, "share": 0.5},
         matter={"share": ({"views": 8, "share": 0.1}, {"views": 8, "share": 1.0})},
