@@ -100,6 +100,11 @@ def in_range(x: Images) -> Images:
     return _InRange.apply(x)
 
 
+def passed_by(x: Images, changed: Images) -> Images:
+    """What x was changed to, with the slope of x itself (BPDA): the change counts as a constant."""
+    return x + (changed - x).detach()
+
+
 def l2_length(x: Images) -> Tensor:
     """(B, 1, 1, 1) the L2 norm of every image, whatever its memory order."""
     return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)

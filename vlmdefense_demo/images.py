@@ -6,6 +6,7 @@ everywhere: a lossy format destroys a perturbation of 4/255.
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import struct
@@ -124,6 +125,13 @@ def to_png(x: Images, about: dict[str, Any] | None = None) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(to_array(x)).save(buffer, format="PNG", pnginfo=text)
     return buffer.getvalue()
+
+
+def embedded(picture: Image.Image) -> str:
+    """A picture as the base64 of a PNG, for a note of a card."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def from_png(data: bytes) -> Images:

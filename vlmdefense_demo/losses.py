@@ -68,4 +68,10 @@ def _ranked(logits: Logits, allies: Tensor, n: int) -> Tensor:
     return logits.masked_fill(other, -torch.inf).topk(n, dim=1).values
 
 
+def divergence(p: Logits, q: Logits) -> Tensor:
+    """(B,) KL(softmax p || softmax q), in nats; gradients flow into both."""
+    log_p, log_q = p.log_softmax(1), q.log_softmax(1)
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
 LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}

@@ -18,7 +18,6 @@ from vlmdefense_demo.defenses.test_time.multiview import (
 from vlmdefense_demo.defenses.test_time.rtpt import RTPT
 from vlmdefense_demo.defenses.test_time.sstpt import (
     SSTPT,
-    divergence,
     stability,
     stretched,
     suitability,
@@ -29,6 +28,7 @@ from vlmdefense_demo.defenses.test_time.tvss import TVSS, main_directions
 from vlmdefense_demo.defenses.views import random_views
 from vlmdefense_demo.defenses.weak import weak_copies
 from vlmdefense_demo.errors import Cancelled, InvalidLabels
+from vlmdefense_demo.losses import divergence
 from vlmdefense_demo.models.classifier import ZeroShotClassifier, unit
 
 TUNERS = (TPT, CTPT, RTPT, SSTPT)

@@ -9,14 +9,14 @@ import torch
 from scipy import stats
 
 from tests import tiny
-from vlmdefense_demo.defenses.training_free.smoothing import Smoothing
+from vlmdefense_demo.defenses.training_free.smoothing import Smoothing, proven
 
 
 @pytest.mark.parametrize("wins", [0, 30, 45, 56])
 def test_the_bound_is_clopper_and_pearsons(wins):
     """The quantile of a beta distribution."""
     heads = torch.cat([torch.zeros(8 + wins), torch.ones(56 - wins)]).long()
-    guess, bound = Smoothing().proven(heads, 3)
+    guess, bound = proven(heads, 3)
     expected = stats.beta.ppf(0.001, wins, 56 - wins + 1) if wins else 0.0
     assert guess == 0
     assert bound == pytest.approx(expected, abs=1e-9)
@@ -26,7 +26,7 @@ def test_what_guesses_proves_nothing():
     """The first eighth is not counted again."""
     heads = torch.ones(64).long()
     heads[:8] = 0
-    assert Smoothing().proven(heads, 2) == (0, 0.0)
+    assert proven(heads, 2) == (0, 0.0)
 
 
 def test_the_radius_is_the_quantile_times_sigma():

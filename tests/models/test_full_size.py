@@ -53,8 +53,6 @@ def full(request):
 @pytest.mark.parametrize("id", IDS)
 def test_a_method_answers_at_its_price_and_can_be_differentiated(full, id):
     row = methods("defense")[id]
-    if row.cls.weights:
-        pytest.skip("needs statistics of this very model")
     values = {"views": VIEWS} | ({"steps": 1} if row.takes("steps") else {})
     method = row.cls(**values)
     x = tiny.images(1, size=224).requires_grad_()

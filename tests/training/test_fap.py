@@ -21,6 +21,7 @@ from vlmdefense_demo.attacks.pgd import PGD
 from vlmdefense_demo.defenses.training_time.fap import FAP
 from vlmdefense_demo.errors import MethodFailed
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE
+from vlmdefense_demo.losses import divergence
 from vlmdefense_demo.models.backbone import Backbone, Preprocess
 from vlmdefense_demo.models.catalog import load_model
 from vlmdefense_demo.models.variants import Variant, find, forget_models, write_variant
@@ -33,7 +34,6 @@ from vlmdefense_demo.training.fap import (
     closeness,
 )
 from vlmdefense_demo.training.photos import centre_crop
-from vlmdefense_demo.training.pmg_aft import divergence
 from vlmdefense_demo.training.schedule import epoch_cosine
 from vlmdefense_demo.training.tower import _attack, train
 from vlmdefense_demo.types import Goal

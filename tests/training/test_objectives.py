@@ -11,11 +11,12 @@ import torch.nn.functional as F
 
 from tests import tiny
 from vlmdefense_demo.errors import MethodFailed
+from vlmdefense_demo.losses import divergence
 from vlmdefense_demo.models.catalog import load_model
 from vlmdefense_demo.models.maps import attention, locate
 from vlmdefense_demo.training.fare import FAREObjective, squared_distance
 from vlmdefense_demo.training.objective import Batch
-from vlmdefense_demo.training.pmg_aft import PMGObjective, divergence
+from vlmdefense_demo.training.pmg_aft import PMGObjective
 from vlmdefense_demo.training.tecoa import TeCoAObjective
 from vlmdefense_demo.training.tga_zsr import TGAObjective, map_distance
 

@@ -14,13 +14,13 @@ from vlmdefense_demo.attacks.pgd import PGD
 from vlmdefense_demo.defenses.training_time.advpt import AdvPT
 from vlmdefense_demo.defenses.training_time.apt import APT
 from vlmdefense_demo.errors import Cancelled, InvalidLabels, MethodFailed
+from vlmdefense_demo.losses import divergence
 from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.models.variants import load_twin
 from vlmdefense_demo.training import prompts
 from vlmdefense_demo.training.ascent import climb
 from vlmdefense_demo.training.objective import Batch
 from vlmdefense_demo.training.photos import centre_crop
-from vlmdefense_demo.training.pmg_aft import divergence
 from vlmdefense_demo.training.prompts import (
     Lesson,
     PromptRecipe,

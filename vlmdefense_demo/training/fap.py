@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlmdefense_demo.losses import divergence
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.deep_prompts import (
     DEPTH,
@@ -21,7 +22,6 @@ from vlmdefense_demo.models.deep_prompts import (
 )
 from vlmdefense_demo.training.objective import Batch
 from vlmdefense_demo.training.photos import Photo, centre_crop
-from vlmdefense_demo.training.pmg_aft import divergence
 from vlmdefense_demo.training.schedule import epoch_cosine
 from vlmdefense_demo.training.tower import TowerRecipe
 from vlmdefense_demo.types import Features, Images, Labels

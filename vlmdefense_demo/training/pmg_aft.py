@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vlmdefense_demo.losses import divergence
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.training.objective import Batch, LabelAttack
 from vlmdefense_demo.types import Images, Logits
@@ -41,9 +42,3 @@ class PMGObjective(LabelAttack):
     def _gap(self, reference: Logits, adversarial: Logits) -> Tensor:
         pair = (reference, adversarial) if self.reference_first else (adversarial, reference)
         return divergence(*pair)
-
-
-def divergence(p: Logits, q: Logits) -> Tensor:
-    """(B,) KL(softmax p || softmax q), in nats; gradients flow into both."""
-    log_p, log_q = p.log_softmax(1), q.log_softmax(1)
-    return (log_p.exp() * (log_p - log_q)).sum(1)

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlmdefense_demo.errors import MethodFailed
+from vlmdefense_demo.losses import divergence
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.training.ascent import climb
 from vlmdefense_demo.training.checkpoint import resume, save
 from vlmdefense_demo.training.photos import Photo, centre_crop, random_crop
-from vlmdefense_demo.training.pmg_aft import divergence
 from vlmdefense_demo.training.schedule import warm_cosine
 from vlmdefense_demo.types import Cost, Features, Images, Labels
 

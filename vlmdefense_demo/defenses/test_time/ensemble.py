@@ -14,7 +14,7 @@ from vlmdefense_demo.defenses.test_time.multiview import MultiView
 class ViewEnsemble(MultiView):
     """Mean of the logits of V random crops and flips, the image among them.
 
-    Source: Sheng et al., "R-TPT", CVPR 2025 (arXiv 2504.11195), of which this is
-    what is left without the step and the weights. Of R-TPT's robust accuracy on an RN50 at 1/255,
-    45.2 %, the plain mean reaches 40.4 % (Jang et al., 2026, table 1).
+    Source: Sheng et al., "R-TPT", CVPR 2025 (arXiv 2504.11195), of which this is what is
+    left without the step and the weights. Of R-TPT's robust accuracy on an RN50 at 1/255, 45.2 %, the
+    plain mean reaches 40.4 % (Jang et al., 2026, table 1).
     """

@@ -7,19 +7,19 @@ differently.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from vlmdefense_demo.defenses.base import Defender
 from vlmdefense_demo.defenses.views import random_views
-from vlmdefense_demo.images import to_png
+from vlmdefense_demo.images import embedded, to_array
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
@@ -61,9 +61,6 @@ class Ballot:
     def answer(self) -> Tensor:
         """(K,) the weighted mean of the views' logits."""
         return (self.weights.unsqueeze(1) * self.logits).sum(0)
-
-
-AnyMultiView = TypeVar("AnyMultiView", bound="MultiView")
 
 
 @dataclass(frozen=True)
@@ -206,4 +203,4 @@ def thumbnail(picture: Tensor) -> str:
     small = F.interpolate(
         picture.detach()[None].clamp(0, 1), THUMBNAIL, mode="bilinear", antialias=True
     )
-    return base64.b64encode(to_png(small)).decode()
+    return embedded(Image.fromarray(to_array(small)))

@@ -15,6 +15,7 @@ from vlmdefense_demo.defenses.test_time.multiview import Ballot, confident, entr
 from vlmdefense_demo.defenses.test_time.tuning import PromptTuner, Tuned
 from vlmdefense_demo.defenses.views import random_views
 from vlmdefense_demo.defenses.weak import weak_copies
+from vlmdefense_demo.losses import divergence
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
@@ -30,8 +31,8 @@ TINY = 1e-8
 class SSTPT(PromptTuner):
     """R-TPT's loss plus agreement with the weighted other views; suitable, stable views vote.
 
-    Source: Kim & Um, "SS-TPT", ICML 2026 (arXiv 2606.06943). Suitability is the inverse mean squared distance
-    to the other views, stability the inverse divergence from the same view slightly turned,
+    Source: Kim & Um, "SS-TPT", ICML 2026 (arXiv 2606.06943). Suitability is the inverse mean squared
+    distance to the other views, stability the inverse divergence from the same view slightly turned,
     shifted and recoloured; both are stretched to [0, 1] and weighted 0.4 and 0.6. Differs from the
     authors' code: the reference that a view is pulled to is the weighted mean of all other views,
     and small changes are drawn for every view instead of once for the batch.
@@ -98,11 +99,6 @@ def stability(logits: Logits, weak: Logits) -> Tensor:
     log_p, log_q = logits.log_softmax(1), weak.log_softmax(1)
     middle = torch.logaddexp(log_p, log_q) - torch.tensor(2.0).log()
     return 1 / (0.5 * (divergence(middle, log_p) + divergence(middle, log_q)) + TINY)
-
-
-def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """(V, K) log-probabilities -> (V,) KL(p || q) in nats."""
-    return (log_p.exp() * (log_p - log_q)).sum(1)
 
 
 def stretched(scores: Tensor) -> Tensor:

@@ -41,9 +41,9 @@ class CLIPureCos(Defender):
 
     Update: u <- normalise(u + s g), g the unit tangent at u towards t. All of it happens in the plane
     of u and t, so it can only add a multiple of t, the same for every class of every image: a prior.
-    With s = 30 a step turns by 88 degrees and overshoots, and the next one turns back: after an
-    even number of steps, as published, the feature is the one it started from.
-    As coded the direction is a constant to an attacker's gradient, and each step leaves about one
+    With s = 30 a step turns by 88 degrees. A feature that is nearer to t overshoots, the next step
+    turns back, and after an even number of steps, as published, it is where it started; one that is
+    further away ends as its own mirror image. As coded the direction is a constant to an attacker's gradient, and each step leaves about one
     part in s of it: no gradient arrives, though nothing was purified.
     """
 

@@ -19,7 +19,7 @@ from vlmdefense_demo import filters
 from vlmdefense_demo.defenses.test_time.multiview import Ballot, MultiView, confident, uniform
 from vlmdefense_demo.defenses.training_free.votes import Mode
 from vlmdefense_demo.defenses.views import random_views
-from vlmdefense_demo.geometry import in_range
+from vlmdefense_demo.geometry import in_range, passed_by
 from vlmdefense_demo.models.classifier import ZeroShotClassifier, unit
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
@@ -108,8 +108,8 @@ class DBD(MultiView):
     def draw(self, clf: ZeroShotClassifier, x: Images, run: Run) -> Images:
         """The picture, its crops, and fifteen other copies of it."""
         crops = random_views(x, self.views + 1, run.child("views")).unflatten(0, (len(x), -1))
-        copies = [_straight(x, c) for c in _rounded(x.detach())]
-        copies += [_straight(x, filters.jpeg(x.detach(), q)) for q in QUALITIES]
+        copies = [passed_by(x, c) for c in _rounded(x.detach())]
+        copies += [passed_by(x, filters.jpeg(x.detach(), q)) for q in QUALITIES]
         copies += [in_range(x + NOISE * run.child(f"noise{i}").normal(x)) for i in range(NOISES)]
         mean = F.avg_pool2d(F.pad(x, (KERNEL // 2,) * 4, mode="reflect"), KERNEL, 1)
         copies += [filters.median(x, KERNEL), mean, filters.blur(x, SIGMA)]
@@ -179,7 +179,3 @@ def _rounded(x: Images) -> list[Images]:
     levels = (x * 255).round()
     ways = (levels / step).floor(), (levels / step).round(), (levels / step).ceil()
     return [(way * step).clamp(0, 255) / 255 for way in ways]
-
-
-def _straight(x: Images, copy: Images) -> Images:
-    return x + (copy - x).detach()

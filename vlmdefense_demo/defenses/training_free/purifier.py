@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import ClassVar
 
 from PIL import Image
-from torch import Tensor
 
-from vlmdefense_demo import heatmap
 from vlmdefense_demo.defenses.base import Defender
-from vlmdefense_demo.images import to_array
+from vlmdefense_demo.geometry import passed_by
+from vlmdefense_demo.images import embedded, to_array
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.types import Adaptive, Cost, DefenseResult, Images, Note
@@ -40,7 +37,7 @@ class Purifier(Defender):
         """(B, 3, H, W) -> logits of the filtered pictures."""
         image = self.purify(x, run)
         if self.adaptive == "bpda" and image is not x:
-            image = _straight(x, image)
+            image = passed_by(x, image)
         features = clf.encode_image(image)
         return DefenseResult(clf.logits(features), image.detach(), features)
 
@@ -52,24 +49,15 @@ class Purifier(Defender):
         self, clf: ZeroShotClassifier, pair: Images, right: int, *, run: Run
     ) -> tuple[Note, ...]:
         """What the model sees of the attacked picture, what was taken away, and both spectra."""
+        from vlmdefense_demo import heatmap  # matplotlib is slow to import
+
         attacked = pair[1:]
         seen = self.purify(attacked, run)
         before, after, clean = (to_array(t) for t in (attacked, seen, pair[:1]))
         pictures = [
-            ["what the model sees", _png(Image.fromarray(after))],
-            [f"taken away, ×{GAIN}", _png(heatmap.signed_difference(after, before, GAIN))],
-            ["spectrum of the attack", _png(heatmap.spectrum(clean, before))],
-            ["what is left of it", _png(heatmap.spectrum(to_array(self.purify(pair[:1], run)), after))],
+            ["what the model sees", embedded(Image.fromarray(after))],
+            [f"taken away, ×{GAIN}", embedded(heatmap.signed_difference(after, before, GAIN))],
+            ["spectrum of the attack", embedded(heatmap.spectrum(clean, before))],
+            ["what is left of it", embedded(heatmap.spectrum(to_array(self.purify(pair[:1], run)), after))],
         ]  # fmt: skip
         return (Note("the filtered picture", pictures, "images"),)
-
-
-def _straight(x: Images, image: Tensor) -> Images:
-    """The filtered picture, with the slope of the unfiltered one."""
-    return x + (image - x).detach()
-
-
-def _png(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode()

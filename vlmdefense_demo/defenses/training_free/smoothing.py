@@ -7,10 +7,10 @@ is far smaller than what an L-infinity attack of a few levels is long.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Annotated, Any, ClassVar
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from vlmdefense_demo.defenses.test_time.multiview import Ballot, MultiView, uniform
@@ -53,23 +53,26 @@ class Smoothing(MultiView):
         """One vote a copy; the proof stands in the notes."""
         logits = clf.logits(f)
         heads = logits.detach().argmax(1)
-        guess, bound = self.proven(heads, logits.shape[1])
+        guess, bound = proven(heads, logits.shape[1])
         return replace(
             Votes(logits, uniform(f)), notes=(*self._certificate(clf.labels[guess], bound),)
         )
-
-    def proven(self, heads: Tensor, n_labels: int) -> tuple[int, float]:
-        """(V,) votes -> the label the first eighth guesses, and the bound of its share in the others."""
-        first = max(1, len(heads) // GUESSING)
-        guess = int(torch.bincount(heads[:first], minlength=n_labels).argmax())
-        rest = heads[first:]
-        wins = int((rest == guess).sum())
-        test = stats.binomtest(wins, len(rest), alternative="greater")
-        return guess, float(test.proportion_ci(1 - ALPHA, method="exact").low)
 
     def _certificate(self, label: str, bound: float) -> tuple[Note, ...]:
         gauge = Note("proven share of the votes", {"value": bound, "threshold": 0.5}, "gauge")
         if bound <= 0.5:
             return gauge, Note("certificate", "none: no label has a proven majority")
-        radius = self.sigma * float(stats.norm.ppf(bound))
+        radius = self.sigma * NormalDist().inv_cdf(bound)
         return gauge, Note("certificate", f"{label} within an L2 radius of {radius:.3f}")
+
+
+def proven(heads: Tensor, n_labels: int) -> tuple[int, float]:
+    """(V,) votes -> the label the first eighth guesses, and the bound of its share in the others."""
+    from scipy import stats  # slow to import
+
+    first = max(1, len(heads) // GUESSING)
+    guess = int(torch.bincount(heads[:first], minlength=n_labels).argmax())
+    rest = heads[first:]
+    wins = int((rest == guess).sum())
+    test = stats.binomtest(wins, len(rest), alternative="greater")
+    return guess, float(test.proportion_ci(1 - ALPHA, method="exact").low)

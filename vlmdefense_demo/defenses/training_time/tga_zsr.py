@@ -6,15 +6,13 @@ what training kept in place.
 
 from __future__ import annotations
 
-import io
-from base64 import b64encode
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from vlmdefense_demo.defenses.training_time.towers import RobustTower
-from vlmdefense_demo.images import to_array
+from vlmdefense_demo.images import embedded, to_array
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.models.maps import attention
 from vlmdefense_demo.run import Run
@@ -53,6 +51,4 @@ def _drawn(x: Tensor, where: Tensor) -> str:
     """A picture (3, H, W) under its map (h, w), as the base64 of a PNG."""
     from vlmdefense_demo.heatmap import overlay  # matplotlib is slow to import
 
-    buffer = io.BytesIO()
-    overlay(to_array(x[None]), where.cpu().numpy()).resize((SIDE, SIDE)).save(buffer, "PNG")
-    return b64encode(buffer.getvalue()).decode()
+    return embedded(overlay(to_array(x[None]), where.cpu().numpy()).resize((SIDE, SIDE)))
