@@ -20,7 +20,8 @@ def seeded(*shape, seed=0):
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0, 1.7, 2.25])
 def test_the_great_circle_is_slerp_inside_and_beyond(beta):
     x, a = unit(seeded(2, 8))
-    z = geodesic(x, a, torch.tensor(beta))
+    own, other = geodesic(x, a, torch.tensor(beta))
+    z = own * x + other * a
     theta = math.acos(float(x @ a))
     expected = (math.sin((1 - beta) * theta) * x + math.sin(beta * theta) * a) / math.sin(theta)
     torch.testing.assert_close(z, expected, rtol=0, atol=1e-5)
@@ -29,7 +30,7 @@ def test_the_great_circle_is_slerp_inside_and_beyond(beta):
 
 def test_without_an_angle_the_feature_stays():
     x = unit(seeded(1, 8))[0]
-    assert torch.equal(geodesic(x, x, torch.tensor(2.0)), x)
+    assert geodesic(x, x, torch.tensor(2.0)) == (1, 0)
 
 
 def test_views_that_agree_with_the_picture_leave_its_answer(clf):
@@ -64,6 +65,18 @@ def test_perspectives_of_an_image_are_its_own(clf):
     assert not torch.equal(both[1], both[2])
 
 
+def test_past_the_views_the_picture_counts_against_its_own_answer(clf):
+    """The card shows the coefficients: they are what answered."""
+    d = clf.text_features.shape[1]
+    views = unit(torch.ones(8, d) + 0.05 * seeded(8, d))
+    f = torch.cat([unit(torch.ones(1, d) + 3 * seeded(1, d, seed=1)), views])
+    ballot = AGC(views=9).vote(clf, f, None)
+    assert ballot.notes[0].value > 1
+    assert ballot.weights[0] < 0 < ballot.weights[1]
+    feature = F.normalize(ballot.weights @ f, dim=0)
+    torch.testing.assert_close(ballot.answer, clf.logits(feature[None])[0], rtol=1e-4, atol=1e-3)
+
+
 # --- DBD -----------------------------------------------------------------------------------------
 
 
@@ -88,6 +101,8 @@ def test_directions_that_agree_go_past_the_mean_and_give_the_picture_a_negative_
     f = features(clf, 9, 0.01)
     ballot = DBD().vote(clf, f, None)
     assert ballot.notes[1].value == "-1.5"
+    assert ballot.weights[0].item() == pytest.approx(-1.5)
+    assert ballot.weights.sum().item() == pytest.approx(1, abs=1e-5)
     kept = list(ballot.chosen)
     z = F.normalize(2.5 * f[kept].mean(0) - 1.5 * f[0], dim=0)
     torch.testing.assert_close(ballot.answer, clf.logits(z[None])[0], rtol=1e-3, atol=1e-3)

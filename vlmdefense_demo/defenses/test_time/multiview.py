@@ -47,7 +47,7 @@ class Ballot:
 
     Args:
         logits: (V, K) every view's answer, differentiable in the pixels.
-        weights: (V,) what each counts; they sum to 1.
+        weights: (V,) what each counts. Votes sum to 1; coefficients of features may be negative.
         chosen: the views something was adapted to.
         notes: what the card says about it.
     """

@@ -16,8 +16,8 @@ from torch import Tensor
 from torchvision.transforms.functional import perspective
 
 from vlmdefense_demo import filters
-from vlmdefense_demo.defenses.test_time.multiview import Ballot, MultiView, confident, uniform
-from vlmdefense_demo.defenses.training_free.votes import Mode
+from vlmdefense_demo.defenses.test_time.multiview import Ballot, MultiView, confident
+from vlmdefense_demo.defenses.training_free.votes import combined
 from vlmdefense_demo.defenses.views import random_views
 from vlmdefense_demo.geometry import in_range, passed_by
 from vlmdefense_demo.models.classifier import ZeroShotClassifier, unit
@@ -63,7 +63,7 @@ class AGC(MultiView):
         return torch.stack(rows)
 
     def vote(self, clf: ZeroShotClassifier, f: Features, state: Any) -> Ballot:
-        """The corrected feature answers; the views' own answers are for the eye."""
+        """The corrected feature answers."""
         x, views = f[0], f[1:]
         anchor = unit(views.mean(0, keepdim=True))[0]
         outlying = (1 - (views @ x).mean()).clamp(0, 1)
@@ -72,7 +72,9 @@ class AGC(MultiView):
         trust = (((pairs.sum() - pairs.diagonal().sum()) / others + 1) / 2).clamp(0, 1)
         # A power below one has an infinite slope at zero.
         beta = self.low + (self.high - self.low) * outlying.clamp_min(TINY) ** POWER * trust
-        z = geodesic(x, anchor, beta)
+        own, others_share = geodesic(x, anchor, beta)
+        each = others_share / (len(views) * views.mean(0).norm())
+        weights = torch.cat([own[None], each.expand(len(views))])
         notes = (
             Note(
                 "beta: 0 the picture, 1 its views, more is past them",
@@ -81,7 +83,7 @@ class AGC(MultiView):
             ),
             Note("angle between the picture and its views, degrees", _degrees(x, anchor), "number"),
         )
-        return Mode(clf.logits(f), uniform(f), (), notes, mode=clf.logits(z[None])[0])
+        return combined(clf, f, weights, notes=notes)
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,8 @@ class DBD(MultiView):
         mean = away.mean(0)
         agreement = F.cosine_similarity(away, mean[None].expand_as(away), dim=1).mean()
         factor = self.past if agreement.item() > self.threshold else 1.0
-        z = unit((x + factor * mean)[None])[0]
         weights = torch.zeros(len(f), device=f.device).index_fill(0, kept, factor / len(kept))
+        weights[0] = 1 - factor
         notes = (
             Note(
                 "agreement of the directions",
@@ -133,28 +135,26 @@ class DBD(MultiView):
             ),
             Note("weight of the picture's own feature", f"{1 - factor:+.1f}"),
         )
-        return Mode(
-            logits,
-            weights / weights.sum(),
-            tuple(kept.tolist()),
-            notes,
-            mode=clf.logits(z[None])[0],
-        )
+        return combined(clf, f, weights, tuple(kept.tolist()), notes)
 
     def expected_cost(self, n_labels: int) -> Cost:
         """A forward for the picture, each crop and each copy."""
         return Cost(image_forward=self.views + 1 + 3 + len(QUALITIES) + NOISES + 3)
 
 
-def geodesic(x: Tensor, anchor: Tensor, beta: Tensor) -> Tensor:
-    """(D,), (D,) unit vectors -> the point at `beta` of the way along the great circle; beyond at > 1."""
+def geodesic(x: Tensor, anchor: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """Where (D,) x arrives at `beta` of the way along the great circle to (D,) anchor; beyond at > 1.
+
+    Returns:
+        the coefficients of x and of the anchor: sin((1 - beta) t) / sin t and sin(beta t) / sin t.
+    """
     cosine = (x @ anchor).clamp(-1, 1)
-    across = anchor - cosine * x
-    length = across.norm()
+    length = (anchor - cosine * x).norm()  # sin t
     if float(length.detach()) < TINY:
-        return x
-    theta = torch.atan2(length, cosine)
-    return (beta * theta).cos() * x + (beta * theta).sin() * across / length
+        return torch.ones_like(length), torch.zeros_like(length)
+    way = beta * torch.atan2(length, cosine)
+    share = way.sin() / length
+    return way.cos() - share * cosine, share
 
 
 def _degrees(x: Tensor, anchor: Tensor) -> float:

@@ -17,7 +17,7 @@ from vlmdefense_demo.defenses.test_time.multiview import Ballot, MultiView, conf
 from vlmdefense_demo.models.classifier import ZeroShotClassifier, unit
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
-from vlmdefense_demo.types import Adaptive, Features, Images, LogitFn
+from vlmdefense_demo.types import Adaptive, Features, Images, LogitFn, Note
 
 MARGIN = 8  # a crop may move by an eighth of the side
 NOBODY = 1e-4
@@ -115,27 +115,38 @@ class MTA(MultiView):
     )
 
     def vote(self, clf: ZeroShotClassifier, f: Features, state: Any) -> Ballot:
-        """The mode is a weighted mean of the features; so is its answer of the views'."""
+        """The mode is a weighted mean of the features."""
         with torch.no_grad():
             weights = inlierness(f, clf.logits(f).softmax(1))
-        mode = unit((weights.unsqueeze(1) * f).sum(0, keepdim=True))
-        return Mode(clf.logits(f), weights, mode=clf.logits(mode)[0])
+        return combined(clf, f, weights)
 
 
 @dataclass(frozen=True)
-class Mode(Ballot):
-    """One feature answers for all.
+class OneFeature(Ballot):
+    """One feature answers for all; the weights are its coefficients.
 
     Args:
-        mode: (K,) its logits.
+        own: (K,) its logits.
     """
 
-    mode: Tensor = field(default_factory=lambda: torch.empty(0))
+    own: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @property
     def answer(self) -> Tensor:
-        """(K,) the logits of the mode."""
-        return self.mode
+        """(K,) the logits of the one feature."""
+        return self.own
+
+
+def combined(
+    clf: ZeroShotClassifier,
+    f: Features,
+    weights: Tensor,
+    chosen: tuple[int, ...] = (),
+    notes: tuple[Note, ...] = (),
+) -> OneFeature:
+    """The answer of the feature sum_i w_i f_i, brought to length 1."""
+    feature = unit((weights.unsqueeze(1) * f).sum(0, keepdim=True))
+    return OneFeature(clf.logits(f), weights.detach(), chosen, notes, clf.logits(feature)[0])
 
 
 def inlierness(f: Features, probs: Tensor) -> Tensor:
