@@ -12,11 +12,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from vlmdefense_demo.attacks.base import Attacker
+from vlmdefense_demo.defenses.test_time.multiview import MultiView
 from vlmdefense_demo.defenses.test_time.rtpt import RTPT
 from vlmdefense_demo.defenses.views import random_views
 from vlmdefense_demo.engine import compare
@@ -129,7 +131,8 @@ def measure(backbone: Backbone, repeats: int = 15) -> Iterator[str]:
             with torch.no_grad():
                 method(clf, x, run=Run())  # type: ignore[operator]
 
-        yield str(_against(row.title, defend, clf, x, cost, repeats))
+        bare = partial(_bare, clf, x, cost, isinstance(method, MultiView))
+        yield str(_against(row.title, defend, bare, repeats))
     yield _published(clf, x, repeats)
     yield from _comparison(backbone, x)
 
@@ -151,31 +154,29 @@ def _clocked(
     return tuple(runs[1:])
 
 
-def _against(
-    name: str, work: Callable[[], None], clf: ZeroShotClassifier, x: Images, cost: Cost, n: int
-) -> Ratio:
+def _against(name: str, work: Callable[[], None], passes: Callable[[], None], n: int) -> Ratio:
     """`n` pairs of the work and its bare passes, after one that warms up; each goes first in turn."""
     pairs = []
     for i in range(n + 1):
         if i % 2:
-            bare, seconds = _seconds(lambda: _bare(clf, x, cost)), _seconds(work)
+            bare, seconds = _seconds(passes), _seconds(work)
         else:
-            seconds, bare = _seconds(work), _seconds(lambda: _bare(clf, x, cost))
+            seconds, bare = _seconds(work), _seconds(passes)
         pairs.append((seconds, bare))
     return Ratio(name, tuple(pairs[1:]))
 
 
-def _bare(clf: ZeroShotClassifier, x: Images, cost: Cost) -> None:
+def _bare(clf: ZeroShotClassifier, x: Images, cost: Cost, together: bool) -> None:
     """The counted passes through the towers alone: no logits, no loss, no step.
 
-    Forwards that need no gradient run as one batch where the method sends one.
+    Forwards that need no gradient run as one batch where the method sends them `together`.
     """
     for _ in range(cost.image_backward):
         leaf = x.detach().requires_grad_()
         torch.autograd.grad(clf.encode_image(leaf, normalize=False).sum(), leaf)
     single = cost.image_forward - cost.image_backward
     with torch.no_grad():
-        if cost.text_forward:
+        if together:
             clf.encode_image(x.expand(single, -1, -1, -1), normalize=False)
         else:
             for _ in range(single):
@@ -183,10 +184,7 @@ def _bare(clf: ZeroShotClassifier, x: Images, cost: Cost) -> None:
     if cost.text_forward:
         prompts = clf.context_prompts()
         context = prompts.initial.clone().requires_grad_()
-        if cost.text_backward:
-            torch.autograd.grad(clf.encode_context(prompts, context).sum(), context)
-        with torch.no_grad():
-            clf.encode_context(prompts, prompts.initial)
+        torch.autograd.grad(clf.encode_context(prompts, context).sum(), context)
 
 
 def _published(clf: ZeroShotClassifier, x: Images, n: int) -> str:
