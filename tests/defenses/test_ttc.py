@@ -45,7 +45,7 @@ class FlatModel(nn.Module):
         super().__init__()
         self.visual, self.logit_scale = Flat(scale=scale), nn.Parameter(torch.zeros(()))
 
-    def encode_text(self, ids):
+    def encode_text(self, ids, normalize):
         return torch.nn.functional.one_hot(ids[:, 0], 6).float()
 
 

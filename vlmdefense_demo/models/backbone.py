@@ -38,7 +38,7 @@ class Backbone:
 
     Args:
         name: the id in the catalog.
-        model: an open_clip `CLIP` or `CustomTextCLIP`.
+        model: an open_clip `CLIP`, `CustomTextCLIP` or `CoCa`.
         tokenizer: open_clip's tokenizer of this model.
         preprocess: input geometry and normalisation.
         twin: id of the robust image tower in place of the model's own, "" for its own.
@@ -117,7 +117,7 @@ class Backbone:
 
     def encode_ids(self, ids: Tensor) -> Features:
         """(C, L) token ids -> (C, D) un-normalised text features."""
-        return self.model.encode_text(ids)
+        return self.model.encode_text(ids, normalize=False)  # CoCa's default is True
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> (C, L) token ids on the model's device.

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vlmdefense_demo.errors import MethodFailed
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE, fill
 from vlmdefense_demo.models.prompts import ContextPrompts
+from vlmdefense_demo.models.text_towers import NativeTower
 from vlmdefense_demo.types import Features
 
 if TYPE_CHECKING:
@@ -93,10 +94,11 @@ def initial_prompts(
     """Untrained prompts of a model, in as many blocks as its shallower tower has, at most `depth`.
 
     Raises:
-        MethodFailed: the image tower is not open_clip's VisionTransformer.
+        MethodFailed: the image tower is not open_clip's VisionTransformer, or the text tower not
+            one of its own transformers.
     """
     tower = vision_transformer(backbone.visual)
-    blocks = (len(t.transformer.resblocks) for t in (tower, labels.tower))
+    blocks = (len(t.transformer.resblocks) for t in (tower, _native(labels)))
     width = tower.transformer.width
     return CoupledPrompts(labels.initial.cpu(), width, min(depth, *blocks), seed).to(
         backbone.device
@@ -108,15 +110,30 @@ def label_prompts(backbone: Backbone, labels: Sequence[str]) -> ContextPrompts:
 
     Raises:
         InvalidLabels: a label does not fit into the context window.
-        MethodFailed: the text tower is not one of open_clip's own transformers.
+        MethodFailed: as `ContextPrompts`.
     """
     return ContextPrompts(backbone, [fill(DEFAULT_TEMPLATE, label) for label in labels], WORDS)
 
 
 def encode_text(labels: ContextPrompts, prompts: Tensor) -> Features:
-    """(depth, M, d_text) -> (C, D) un-normalised text features; M as many as the words replaced."""
-    x = labels.embed(prompts[0])
-    return labels.project(_through(labels.tower.transformer, x, prompts, labels.span, labels.mask))
+    """(depth, M, d_text) -> (C, D) un-normalised text features; M as many as the words replaced.
+
+    Raises:
+        MethodFailed: the text tower is not one of open_clip's own transformers.
+    """
+    tower = _native(labels)
+    x = tower.embed(labels.embed(prompts[0]))
+    mask = tower.mask(labels.ids, x.dtype)
+    return tower.project(_through(tower.transformer, x, prompts, labels.span, mask), labels.ids)
+
+
+def _native(labels: ContextPrompts) -> NativeTower:
+    if not isinstance(labels.tower, NativeTower):
+        raise MethodFailed(
+            "Deep prompts need open_clip's own text transformer; this model has another.",
+            "Choose another model.",
+        )
+    return labels.tower
 
 
 def encode_image(tower: Any, x: Tensor, prompts: Tensor) -> Features:

@@ -1,19 +1,22 @@
 """Prompt context as explicit vectors: the functional form of a prompt learner.
 
-For open_clip's native text towers. The context vectors are an argument, so tuning them writes
-nothing to the model and there is nothing to reset afterwards.
+The context vectors are an argument, so tuning them writes nothing to the model and there is nothing
+to reset afterwards. What differs between text towers stands in text_towers.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from vlmdefense_demo.errors import InvalidLabels, MethodFailed
+from vlmdefense_demo.models.text_towers import open_tower
 from vlmdefense_demo.types import Features, Note
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 
 PLACEHOLDER = "X"
+TOKENS = 4096  # whose activations are kept for a gradient at once: 64 prompts of 64 tokens
 
 
 @dataclass(frozen=True, eq=False)  # by identity: a tensor has no hash of its values
@@ -43,18 +47,17 @@ class LearnedContext:
 class ContextPrompts:
     """C prompts that share their first words; those words' embeddings are the context.
 
-    On causal towers that pool at the end-of-text token, ids are trimmed behind the last end mark:
-    exact, because no position sees what follows it, and 3 to 9 times cheaper. Bidirectional towers
-    (MobileCLIP2-S0) attend to padding, so they keep their full length.
+    Ids are trimmed where that changes nothing (see text_towers.py).
 
     Args:
-        backbone: its native text tower.
+        backbone: any model open_clip 3.3 builds.
         prompts: C prompts.
         prefix: the words all prompts start with, e.g. "a photo of a".
 
     Raises:
         InvalidLabels: the prefix is empty.
-        MethodFailed: the text tower is not one of open_clip's own transformers.
+        MethodFailed: the text tower is of a kind that cannot be entered behind its embeddings, or
+            the tokenizer does not keep the prefix's tokens apart from the rest.
     """
 
     def __init__(self, backbone: Backbone, prompts: Sequence[str], prefix: str) -> None:
@@ -63,74 +66,51 @@ class ContextPrompts:
                 "Prompt tuning adapts the words before the label, and this template has none.",
                 "Use a template like “a photo of a {}.”",
             )
-        self.tower = backbone.text
-        if getattr(self.tower, "cls_emb", None) is not None or not hasattr(
-            self.tower, "token_embedding"
-        ):
-            raise MethodFailed(
-                f"Prompt tuning supports open_clip's own text transformers; "
-                f"{type(self.tower).__name__} is another kind.",
-                "Choose another model.",
-            )
-        ids = backbone.tokenize(prompts)
-        self.pool_at = self._pool_positions(ids)
-        mask = getattr(self.tower, "attn_mask", None)
-        if mask is not None and self._pool_type in ("argmax", "eos"):
-            length = int(self.pool_at.max()) + 1
-            ids, mask = ids[:, :length], mask[:length, :length]
-        self.ids, self.mask = ids, mask
+        self.tower = open_tower(backbone.text)
+        self.ids = self.tower.trim(backbone.tokenize(prompts))
         self.span = self._span(backbone, prefix)
         with torch.no_grad():
-            self.embeddings = self.tower.token_embedding(ids)  # (C, L, d)
+            self.embeddings = self.tower.look_up(self.ids)  # (C, L, d)
         self.initial = self.embeddings[0, self.span].clone()  # (n_ctx, d)
 
     def encode(self, context: Tensor) -> Features:
-        """(n_ctx, d) -> (C, D) un-normalised text features."""
-        return self.project(self.tower.transformer(self.embed(context), attn_mask=self.mask))
+        """(n_ctx, d) -> (C, D) un-normalised text features.
+
+        Where a gradient is wanted through more than `TOKENS` tokens, activations are not kept but
+        computed again on the way back, a few prompts at a time: the same numbers from a bounded
+        memory, for one more forward pass (which no meter sees) a gradient.
+        """
+        words = self.embed(context)
+        if not words.requires_grad or self.ids.numel() <= TOKENS:
+            return self.tower.encode(words, self.ids)
+        n = max(1, TOKENS // self.ids.shape[1])
+        # A frozen tower in evaluation mode draws nothing, so there is no generator to restore.
+        parts = [
+            checkpoint(self.tower.encode, *part, use_reentrant=False, preserve_rng_state=False)
+            for part in zip(words.split(n), self.ids.split(n), strict=True)
+        ]
+        return torch.cat(parts)
 
     def embed(self, context: Tensor) -> Tensor:
-        """(n_ctx, d) -> (C, L, d) what the first block of the tower sees."""
-        tower = self.tower
-        start, stop = self.span.start, self.span.stop
+        """(n_ctx, d) -> (C, L, d) the embedded tokens, before positions are added."""
         shared = context.to(self.embeddings.dtype).expand(len(self.ids), -1, -1)
-        x = torch.cat([self.embeddings[:, :start], shared, self.embeddings[:, stop:]], dim=1)
-        x = x.to(tower.transformer.get_cast_dtype())
-        return x + tower.positional_embedding[: x.shape[1]].to(x.dtype)
-
-    def project(self, x: Tensor) -> Features:
-        """(C, L, d) the last block's output -> (C, D) un-normalised text features."""
-        x = self.tower.ln_final(x)
-        pooled = x[torch.arange(len(x), device=x.device), self.pool_at]
-        projection = self.tower.text_projection
-        if isinstance(projection, nn.Linear):
-            return projection(pooled)
-        return pooled if projection is None else pooled @ projection
-
-    @property
-    def _pool_type(self) -> str:
-        return getattr(self.tower, "text_pool_type", None) or self.tower.pool_type
-
-    def _pool_positions(self, ids: Tensor) -> Tensor:
-        """(C,) the position each prompt is pooled at; from the ids, never from embeddings."""
-        kind = self._pool_type
-        if kind == "argmax":
-            return ids.argmax(1)
-        if kind == "eos":
-            eos = getattr(self.tower, "text_eos_id", None) or self.tower.eos_id
-            return ids.eq(eos).int().argmax(1)
-        return torch.full((len(ids),), ids.shape[1] - 1 if kind == "last" else 0, device=ids.device)
+        before, after = self.embeddings[:, : self.span.start], self.embeddings[:, self.span.stop :]
+        return torch.cat([before, shared, after], dim=1)
 
     def _span(self, backbone: Backbone, prefix: str) -> slice:
-        """Where the prefix's tokens lie, behind the start mark if the tokenizer sets one."""
-        bare = backbone.tokenize([prefix])[0].tolist()
-        ids = self.ids.tolist()
-        shared = 0
-        while shared < len(ids[0]) and all(row[shared] == bare[shared] for row in ids):
-            shared += 1
-        start = 1 if getattr(backbone.tokenizer, "sot_token_id", None) == bare[0] else 0
-        if shared <= start:
+        """Where the prefix's tokens lie, behind the start marks if the tokenizer sets any."""
+        bare, empty = backbone.tokenize([prefix, ""]).tolist()
+        rows = self.ids.tolist()
+        start, stop = _shared([bare, empty]), _shared([bare, *rows])
+        if stop <= start:
             raise MethodFailed("The prompts do not start with the template's words.")
-        return slice(start, shared)
+        return slice(start, stop)
+
+
+def _shared(rows: Sequence[Sequence[int]]) -> int:
+    """How many ids all rows start with."""
+    columns = zip(*rows, strict=False)  # trimmed rows are shorter
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def placeholders(backbone: Backbone, labels: Sequence[str], n_ctx: int) -> ContextPrompts:
@@ -138,7 +118,11 @@ def placeholders(backbone: Backbone, labels: Sequence[str], n_ctx: int) -> Conte
 
     Raises:
         InvalidLabels: a label does not fit behind so many words.
-        MethodFailed: the text tower is not one of open_clip's own transformers.
+        MethodFailed: as `ContextPrompts`, or the tokenizer makes another number of tokens of them.
     """
     prefix = " ".join([PLACEHOLDER] * n_ctx)
-    return ContextPrompts(backbone, [f"{prefix} {label}." for label in labels], prefix)
+    prompts = ContextPrompts(backbone, [f"{prefix} {label}." for label in labels], prefix)
+    found = prompts.span.stop - prompts.span.start
+    if found != n_ctx:
+        raise MethodFailed(f"This tokenizer makes {found} tokens of {n_ctx} words to be learned.")
+    return prompts
