@@ -154,6 +154,13 @@ CASES: dict[str, Case] = {
         for id in ("tpt", "ctpt", "rtpt", "sstpt")
     },
     **{id: Case(base={"views": 4}) for id in ("tvss", "tte", "mta")},
+    "ttp": Case(
+        base={"views": 4, "threshold": 1.0},
+        matter={
+            "threshold": ({"threshold": 1.0}, {"threshold": 0.0}),
+            "border": ({"threshold": 1.0, "border": 32}, {"threshold": 1.0, "border": 64}),
+        },
+    ),
     "smoothing": Case(base={"views": 16, "sigma": 0.2}),
     "agc": Case(base={"views": 5}),
     "dbd": Case(

@@ -102,6 +102,13 @@ DEFENSES = (
           "no code published; own code", "simplified",
           "All views' features are shifted along the directions in which the views differ.",
           "V f", "defenses.test_time.tvss:TVSS", ("unaware", "adapts", "randomised")),
+    Entry("ttp", "TTP", "defense", "test_time",
+          "TTP: Test-Time Padding for Adversarial Detection and Robust Adaptation on Vision-Language "
+          "Models", "CVPR", 2026, "https://arxiv.org/abs/2512.16523",
+          "authors' code not read; own code", "simplified",
+          "A frame changes what an attacked picture is taken for; then the frame is tuned to it.",
+          "(1.2 V + 1) f + 0.1 V b; 2 f while the gate stays shut", "defenses.test_time.ttp:TTP",
+          ("unaware", "adapts", "randomised")),
     Entry("jpeg", "JPEG", "defense", "training_free", GUO, "ICLR", 2018, GUO_AT, "own code",
           "faithful", "The picture is saved as a JPEG file before it is looked at.", "1 f",
           "defenses.training_free.filters:JPEG", ("unaware",)),

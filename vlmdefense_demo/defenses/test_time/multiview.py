@@ -134,14 +134,9 @@ class MultiView(Defender):
         x = pair[1:]
         pictures = self.draw(clf, x, run)
         features = self.look(clf, pictures, 1)
-        ballot = self.vote(clf, features[0], self.adapt(clf, features, run)[0])
-        top = [clf.labels[i] for i in ballot.logits.argmax(1).tolist()]
-        rows = zip(pictures, top, ballot.weights.tolist(), range(SHOWN), strict=False)
-        strip = [
-            [f"{label} · {weight:.0%}{' · tuned on' * (i in ballot.chosen)}", thumbnail(picture)]
-            for picture, label, weight, i in rows
-        ]
-        return (Note("views of the attacked picture, and what each counts", strip, "images"),)
+        return (
+            strip(clf, pictures, self.vote(clf, features[0], self.adapt(clf, features, run)[0])),
+        )
 
 
 def uniform(f: Tensor) -> Tensor:
@@ -171,8 +166,13 @@ def marginal_entropy(logits: Tensor) -> Tensor:
 
 def confident(logits: Tensor, share: float = KEEP, least: int = 2) -> Tensor:
     """Indices of the `share` of views (V, K) with the lowest entropy, at least two."""
-    n = min(len(logits), max(least, round(share * len(logits))))
+    n = kept(len(logits), share, least)
     return entropy(logits.detach()).topk(n, largest=False).indices
+
+
+def kept(views: int, share: float = KEEP, least: int = 2) -> int:
+    """How many of the views that is."""
+    return min(views, max(least, round(share * views)))
 
 
 def reliability(features: Features, neighbours: int, temperature: float) -> Tensor:
@@ -196,6 +196,17 @@ def votes(clf: ZeroShotClassifier, ballot: Ballot) -> Note:
     first = sorted(total.items(), key=lambda item: -item[1])[:3]
     words = " · ".join(f"{label} {share:.0%}" for label, share in first)
     return Note("weighted votes of the views", words)
+
+
+def strip(clf: ZeroShotClassifier, pictures: Images, ballot: Ballot) -> Note:
+    """The pictures that voted (V, 3, H, W): what each takes the image for, and what it counts."""
+    top = [clf.labels[i] for i in ballot.logits.argmax(1).tolist()]
+    rows = zip(pictures, top, ballot.weights.tolist(), range(SHOWN), strict=False)
+    captioned = [
+        [f"{label} · {weight:.0%}{' · tuned on' * (i in ballot.chosen)}", thumbnail(picture)]
+        for picture, label, weight, i in rows
+    ]
+    return Note("views of the attacked picture, and what each counts", captioned, "images")
 
 
 def thumbnail(picture: Tensor) -> str:
