@@ -154,6 +154,10 @@ CASES: dict[str, Case] = {
         for id in ("tpt", "ctpt", "rtpt", "sstpt")
     },
     **{id: Case(base={"views": 4}) for id in ("tvss", "tte", "mta")},
+    "tapt": Case(
+        base={"views": 4, "learning_rate": 0.01},
+        matter={"alignment": ({"views": 4, "alignment": 0.0}, {"views": 4, "alignment": 100.0})},
+    ),
     "ttp": Case(
         base={"views": 4, "threshold": 1.0},
         matter={

@@ -21,7 +21,9 @@ from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.border import Border
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.models.deep_prompts import DeepPrompts
+from vlmdefense_demo.models.statistics import Stream
 from vlmdefense_demo.models.variants import Variant, write_variant
+from vlmdefense_demo.models.visual_prompts import blank, watch
 from vlmdefense_demo.run import Meter, Run
 
 LABELS = ("cat", "dog", "red car", "bird")
@@ -96,9 +98,23 @@ def save_model(folder: Path, name: str) -> Path:
     if name in WITH_PATCHES:
         about = Variant("fap", "fap.safetensors", 1, "seeded")
         write_variant(folder, about, deep_prompts().tensors())
+    about = Variant("tapt", "tapt.safetensors", 3, "seeded")
+    write_variant(folder, about, usual_statistics(name, size))
     levels = torch.randint(108, 149, (size, size, 3), generator=torch.Generator().manual_seed(2))
     Image.fromarray(levels.to(torch.uint8).numpy()).save(folder / "universal.png")
     return folder
+
+
+def usual_statistics(name: str, size: int) -> dict[str, Tensor]:
+    """Layer statistics of the tiny model and of another one, on a few pictures."""
+    x, tensors = images(8, size, seed=7), {}
+    for seed, kind in enumerate(("clean", "robust")):
+        tower, stream = seeded_model(name, seed=seed).visual, Stream()
+        zero = blank(tower, size)
+        with torch.no_grad():
+            stream.add(watch(tower, 2 * x - 1, zero.expand(8, *zero.shape))[1])
+        tensors |= stream.moments().tensors(kind)
+    return tensors
 
 
 def deep_prompts(depth: int = 2, n: int = 2, seed: int = 0) -> DeepPrompts:

@@ -19,7 +19,7 @@ from vlmdefense_demo.survey import methods
 
 TRAININGS = (
     "pocket", "universal", "fare", "tecoa", "tecoa_vp", "pmg_aft", "tga_zsr", "apt", "advpt", "fap",
-    "check", "check-robust",
+    "tapt", "check", "check-robust",
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -118,16 +118,18 @@ def _train(some: Parsers) -> None:
     train.add_argument("what", choices=TRAININGS)
     train.add_argument("--images", type=Path, required=True, help="folder of csv + tar photo sets")
     train.add_argument("--out", type=Path, help="folder of the model; default: its own")
-    train.add_argument("--model", default="pocket", help="of fap: catalog name or local-dir:PATH")
+    train.add_argument(
+        "--model", default="pocket", help="of fap, tapt: catalog name or local-dir:PATH"
+    )
     train.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda", "mps"),
-                       help="of fap")  # fmt: skip
+                       help="of fap, tapt")  # fmt: skip
     train.add_argument("--shots", type=int, default=16, help="photos a class of a prompt")
     train.add_argument("--work", type=Path, default=Path("runs"), help="checkpoints")
     train.add_argument("--steps", type=int, help="optimiser steps; default: the recipe's")
     train.add_argument("--eps", type=float, help="radius to train for, in /255; default: 3, fap 1")
     train.add_argument("--start", type=float,
                        help="go on from the method's own tower for this radius, in /255")  # fmt: skip
-    train.add_argument("--photos", type=int, default=200, help="photos of check-robust")
+    train.add_argument("--photos", type=int, help="of check-robust, 200, and of tapt, 1000")
     train.add_argument("--towers", default="undefended,fare", help="of check-robust")
     train.add_argument("--kinds", default="words", help="words, all-words, names")
     train.add_argument("--threads", type=int, default=2)

@@ -82,8 +82,8 @@ def test_one_step_and_an_optimiser_agree(clf, method, monkeypatch):
     x = tiny.images(1)
     one = method(views=4)(clf, x, run=tiny.run_for(1)).logits
     monkeypatch.setattr(tuning, "first_step", None)
-    make = tuning._Adam.__init__
-    monkeypatch.setattr(tuning._Adam, "__init__", lambda self, rate, steps: make(self, rate, 2))
+    make = tuning.Adam.__init__
+    monkeypatch.setattr(tuning.Adam, "__init__", lambda self, rate, steps: make(self, rate, 2))
     other = method(views=4)(clf, x, run=tiny.run_for(1)).logits
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
 

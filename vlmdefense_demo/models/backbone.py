@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmdefense_demo.errors import InvalidLabels
-from vlmdefense_demo.models import deep_prompts
+from vlmdefense_demo.models import deep_prompts, visual_prompts
 from vlmdefense_demo.models.folding import fold_batchnorm
 from vlmdefense_demo.models.maps import locate
 from vlmdefense_demo.types import Features, Images
@@ -98,6 +98,18 @@ class Backbone:
             MethodFailed: the image tower is not open_clip's VisionTransformer.
         """
         return self._through(partial(deep_prompts.encode_image, prompts=prompts), x)
+
+    def blank_prompt(self) -> Tensor:
+        """The prompt that changes nothing, for `encode_watched`."""
+        return visual_prompts.blank(self._tower, self.preprocess.size).to(self.device)
+
+    def encode_watched(self, x: Images, prompts: Tensor) -> tuple[Features, list[Tensor]]:
+        """(B, 3, H, W) in [0, 1], (B, *blank) added prompts -> (B, D) features, and what layers saw.
+
+        Raises:
+            MethodFailed: the layers of the image tower are not known.
+        """
+        return self._through(partial(visual_prompts.watch, prompts=prompts), x)
 
     def _through(self, function: Callable[[Any, Tensor], Any], x: Images) -> Any:
         """`function(tower, normalised x)`: the only place where pixels meet the image tower."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.types import Images
+
+if TYPE_CHECKING:
+    from vlmdefense_demo.models.backbone import Backbone
 
 WIDTH, AT_SIZE = 30, 224
 
@@ -23,7 +27,7 @@ class Border(nn.Module):
 
     def __init__(self, size: int, seed: int = 0) -> None:
         super().__init__()
-        width = max(1, round(WIDTH * size / AT_SIZE))
+        width = width_at(size)
         generator = torch.Generator().manual_seed(seed)
         shapes = {
             "top": (1, 3, width, size),
@@ -38,6 +42,17 @@ class Border(nn.Module):
     def forward(self) -> Tensor:
         """(1, 3, S, S) the frame, zero inside."""
         return assemble(dict(self.parts.items()))
+
+
+def width_at(size: int) -> int:
+    """Of the frame, for a square input of `size` pixels."""
+    return max(1, round(WIDTH * size / AT_SIZE))
+
+
+def edge(size: int) -> Tensor:
+    """(1, 3, S, S): one where the frame is, zero inside."""
+    p = width_at(size)
+    return F.pad(torch.zeros(1, 3, size - 2 * p, size - 2 * p), (p,) * 4, value=1.0)
 
 
 def assemble(parts: Mapping[str, Tensor]) -> Tensor:

@@ -177,6 +177,16 @@ class ZeroShotClassifier:
         self.meter.tick("image", z)
         return unit(z)
 
+    def encode_watched(self, x: Images, prompts: Tensor) -> tuple[Features, list[Tensor]]:
+        """(B, 3, H, W) in [0, 1], (B, *blank) added prompts -> unit-norm features, and what layers saw.
+
+        Raises:
+            MethodFailed: the layers of the image tower are not known.
+        """
+        z, seen = self.backbone.encode_watched(x, prompts)
+        self.meter.tick("image", z)
+        return unit(z), seen
+
     def encode_prompted_labels(self, prompts: DeepPrompts) -> Features:
         """(K, D) unit-norm text features of the labels behind deep prompts, not the template."""
         t = encode_text(label_prompts(self.backbone, self.labels), prompts.text)

@@ -45,6 +45,7 @@ from vlmdefense_demo.training.prompts import (
 )
 from vlmdefense_demo.training.report import CALTECH, Row, embed_labels, listed_words, must_show
 from vlmdefense_demo.training.robust import accuracies, names_trial, words_trial
+from vlmdefense_demo.training.tapt import chosen, layer_statistics, robust_eps, robust_method
 from vlmdefense_demo.training.tecoa import TeCoAObjective
 from vlmdefense_demo.training.tecoa_vp import Framed
 from vlmdefense_demo.training.text_tower import TextRecipe, train_text_tower
@@ -69,7 +70,8 @@ FRAME = TowerRecipe(size=224, learning_rate=0.05, weight_decay=0.0)
 EPS = 3.0
 SHARES = {"tecoa": 0.8}
 APT = PromptRecipe(epochs=20)
-ANY_MODEL = ("fap",)
+ANY_MODEL = ("fap", "tapt")
+MEASURED, CHECKED = 1000, 200
 DATA = "photos of Caltech-101, clothing and backgrounds, labelled by the original model"
 
 
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     torch.set_num_threads(args.threads)
     recipe = {
         "pocket": pocket, "universal": universal, "check": check, "check-robust": check_robust,
-        "fap": fap,
+        "fap": fap, "tapt": tapt,
     } | dict.fromkeys(OBJECTIVES, tower) | dict.fromkeys(("apt", "advpt"), prompt)  # fmt: skip
     yield from recipe[args.what](args)
 
@@ -225,6 +227,25 @@ def fap(args: argparse.Namespace) -> Iterator[str]:
     yield f"wrote {folder / variant.source}"
 
 
+def tapt(args: argparse.Namespace) -> Iterator[str]:
+    """Layer statistics of any model and of its robust twin, from photos without labels."""
+    backbone = load_model(args.model, args.device)
+    photos = chosen(read_photos(args.images), args.photos or MEASURED)
+    if len(photos) < 2:
+        raise InvalidImage("Statistics need two photos or more that are not held out.")
+    tensors = layer_statistics(backbone, photos)
+    twin = robust_method(backbone.name)
+    words = (
+        f"layer statistics of the model and of {f'its {twin} tower' if twin else 'attacked photos'}"
+    )
+    data = f"one crop of each of {len(photos)} photos, no labels"
+    variant = Variant("tapt", "tapt.safetensors", robust_eps(backbone.name), words, data)
+    folder = args.out or folder_of(entry_of(backbone.name))
+    write_variant(folder, variant, tensors)
+    forget_models()
+    yield f"wrote {folder / variant.source}"
+
+
 def _levels(args: argparse.Namespace, default: float) -> float:
     """The radius to train for, of 255."""
     return default if args.eps is None else args.eps
@@ -251,11 +272,11 @@ def check(args: argparse.Namespace) -> Iterator[str]:
 def check_robust(args: argparse.Namespace) -> Iterator[str]:
     """White-box accuracy of the towers named in --towers, under the labels named in --kinds."""
     backbone = _load(args.out or POCKET)
-    names = open_clip.IMAGENET_CLASSNAMES
+    names, photos = open_clip.IMAGENET_CLASSNAMES, args.photos or CHECKED
     make = {
-        "words": lambda: words_trial(backbone, args.images, args.photos),
-        "all-words": lambda: words_trial(backbone, args.images, args.photos, 0),
-        "names": lambda: names_trial(backbone, names, args.images, args.photos),
+        "words": lambda: words_trial(backbone, args.images, photos),
+        "all-words": lambda: words_trial(backbone, args.images, photos, 0),
+        "names": lambda: names_trial(backbone, names, args.images, photos),
     }
     for kind in args.kinds.split(","):
         given = make[kind]()

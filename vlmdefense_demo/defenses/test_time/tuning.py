@@ -96,7 +96,7 @@ class PromptTuner(MultiView):
     def _tune(self, clf: ZeroShotClassifier, f: Features, run: Run) -> Tuned:
         chosen = self.chosen(clf, f)
         prompts, initial, text = clf.hand_prompt()
-        context, step = initial, _Adam(self.learning_rate, self.steps)
+        context, step = initial, Adam(self.learning_rate, self.steps)
         seen = []
         for i in range(self.steps):
             run.step(i, self.steps)
@@ -132,7 +132,7 @@ class PromptTuner(MultiView):
         )
 
 
-class _Adam:
+class Adam:
     """AdamW on one tensor: the first step in closed form, an optimiser only where more follow."""
 
     def __init__(self, rate: float, steps: int) -> None:
