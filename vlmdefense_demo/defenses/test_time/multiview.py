@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from vlmdefense_demo.defenses.augmix import augmix
 from vlmdefense_demo.defenses.base import Defender
 from vlmdefense_demo.defenses.views import random_views
 from vlmdefense_demo.images import embedded, to_array
@@ -68,6 +69,9 @@ class MultiView(Defender):
     """Views, an adaptation, a vote. As it stands: no adaptation, and every view counts the same."""
 
     views: Annotated[int, Range(2, 64, 1), "views of the image, itself included"] = 16
+    augmix: Annotated[
+        bool, "views are recoloured and warped as well (AugMix); the picture itself is not"
+    ] = False
     adaptive: ClassVar[Adaptive] = "eot"
     stochastic: ClassVar[bool] = True
     recipe: ClassVar[str] = "Gradients averaged over freshly drawn views, through the vote."
@@ -92,7 +96,8 @@ class MultiView(Defender):
 
         The first `views` of them are the views, the first of all the image itself.
         """
-        return random_views(x, self.views, run.child("views"))
+        views = random_views(x, self.views, run.child("views"))
+        return augmix(views, len(x), run.child("augmix")) if self.augmix else views
 
     def look(self, clf: ZeroShotClassifier, pictures: Images, batch: int) -> Tensor:
         """(B * n, 3, H, W) -> (B, n, D) unit-norm features, each picture encoded once."""

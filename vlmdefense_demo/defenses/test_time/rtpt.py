@@ -27,8 +27,8 @@ class RTPT(PromptTuner):
     each view is encoded once (they encode 257 images for 64 views); a view's similarity to itself
     is removed by its index, not by "similarity >= 1.0", which rounding lets through for a third
     of the views; at least two views are kept, so fewer than ten views work; neighbours are
-    clipped to the views there are. Views are crops and flips, without AugMix, 16 by default (the
-    authors' 64), and then all other views are neighbours.
+    clipped to the views there are. Views are crops and flips, with AugMix only if asked
+    for, 16 by default (the authors' 64), and then all other views are neighbours.
 
     Update: ctx <- AdamW step on the mean entropy of the 10 % most confident views.
     Output: sum_i w_i logits_i, w = softmax(mean of the 20 largest cosines to other views / 0.01).

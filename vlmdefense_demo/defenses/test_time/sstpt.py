@@ -13,7 +13,6 @@ from torch import Tensor
 
 from vlmdefense_demo.defenses.test_time.multiview import Ballot, confident, entropy
 from vlmdefense_demo.defenses.test_time.tuning import PromptTuner, Tuned
-from vlmdefense_demo.defenses.views import random_views
 from vlmdefense_demo.defenses.weak import weak_copies
 from vlmdefense_demo.losses import divergence
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
@@ -45,7 +44,7 @@ class SSTPT(PromptTuner):
 
     def draw(self, clf: ZeroShotClassifier, x: Images, run: Run) -> Images:
         """The views of an image, then the same views slightly changed."""
-        views = random_views(x, self.views, run.child("views"))
+        views = super().draw(clf, x, run)
         weak = weak_copies(views, len(x), run.child("weak"))
         pairs = (t.unflatten(0, (len(x), -1)) for t in (views, weak))
         return torch.cat(list(pairs), dim=1).flatten(0, 1)

@@ -23,7 +23,8 @@ class TPT(PromptTuner):
     Source: Shu et al., "Test-Time Prompt Tuning for Zero-Shot Generalization in Vision-Language
     Models", NeurIPS 2022 (arXiv 2209.07511). Differs from the authors' code: the image is encoded
     once, prompts are cut to the length they have, full precision without gradient scaling (an
-    overflow silently skips their step), at least two views are kept, and views are crops and flips.
+    overflow silently skips their step), at least two views are kept, and views are crops and
+    flips, with AugMix only if asked for.
 
     Update: ctx <- AdamW step on H(mean of softmax) over the 10 % most confident views.
     """

@@ -42,9 +42,10 @@ class TVSS(MultiView):
     """One sign step in the subspace of the views' differences, then a reliability-weighted vote.
 
     Source: Jang et al., "T-VSS: Test-Time Visual Subspace Steering", 2026 (arXiv 2606.23132; written
-    from the text, no code found). Differs: views are crops and flips, without AugMix, 16 by default. The differences of the
-    views from the image span a space; its main directions, with 90 % of the energy, are kept. A
-    step of AdamW from zero is a step of the rate along each of them.
+    from the text, no code found). Differs: 16 views by default, and AugMix on them
+    only if asked for. The differences of the views from the image span a space; its main
+    directions, with 90 % of the energy, are kept. A step of AdamW from zero is a step of the rate
+    along each of them.
 
     Update: D = V a, a = -rate sign(grad sum_i w_i H(p(f_i + D))), w = softmax(mean of the 5 largest
     cosines to other views / 0.05). Output: sum_i w_i p(f_i + D), probabilities.
