@@ -151,7 +151,7 @@ CASES: dict[str, Case] = {
     "ensemble": Case(base={"views": 4}),
     **{
         id: Case(base={"views": 4, "learning_rate": 0.02})
-        for id in ("tpt", "ctpt", "rtpt", "sstpt")
+        for id in ("tpt", "ctpt", "rtpt", "atpt", "sstpt")
     },
     **{id: Case(base={"views": 4}) for id in ("tvss", "tte", "mta")},
     "tapt": Case(

@@ -66,7 +66,7 @@ def pure_mix(views: Images, batch: int, run: Run) -> Images:
     mix = torch.zeros_like(x)
     for i in range(CHAINS):
         mix = mix + _each(weights[:, i]) * _chain(x, draws[:, i, 1:])
-    mixed = mix.clamp(0, 1).unflatten(0, rest.shape[:2])
+    mixed = in_range(mix).unflatten(0, rest.shape[:2])
     return torch.cat([first, mixed], dim=1).flatten(0, 1)
 
 

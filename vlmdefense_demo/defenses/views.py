@@ -16,13 +16,11 @@ from vlmdefense_demo.run import Run
 from vlmdefense_demo.types import Images
 
 TRIES = 10
+SCALE = (0.08, 1.0)
 
 
-def random_views(x: Images, n: int, run: Run, scale: tuple[float, float] = (0.08, 1.0)) -> Images:
+def random_views(x: Images, n: int, run: Run, scale: tuple[float, float] = SCALE) -> Images:
     """View 0 is the image itself; the others are random resized crops, half of them mirrored.
-
-    Source: torchvision's RandomResizedCrop (area `scale`, ratio 3/4 to 4/3, up to ten tries, then
-    the whole image) and a coin for the flip; the boxes of row i depend only on run's id i.
 
     Args:
         x: (B, 3, H, W).
@@ -30,6 +28,15 @@ def random_views(x: Images, n: int, run: Run, scale: tuple[float, float] = (0.08
 
     Returns:
         (B * n, 3, H, W), the n views of an image next to each other.
+    """
+    return sampled(x, view_grid(x, n, run, scale))
+
+
+def view_grid(x: Images, n: int, run: Run, scale: tuple[float, float] = SCALE) -> Tensor:
+    """Where the views of `random_views` read the image: (B * n, H, W, 2) in [-1, 1].
+
+    Source: torchvision's RandomResizedCrop (area `scale`, ratio 3/4 to 4/3, up to ten tries, then
+    the whole image) and a coin for the flip; the boxes of row i depend only on run's id i.
     """
     batch, channels, height, width = x.shape
     draws = run.uniform(torch.empty(batch, n - 1, 4 * TRIES + 1))
@@ -47,11 +54,24 @@ def random_views(x: Images, n: int, run: Run, scale: tuple[float, float] = (0.08
         ],
         dim=1,
     ).to(x)
-    grid = F.affine_grid(theta, [batch * n, channels, height, width], align_corners=False)
+    return F.affine_grid(theta, [batch * n, channels, height, width], align_corners=False)
+
+
+def sampled(x: Tensor, grid: Tensor) -> Tensor:
+    """Images, or maps of them, as the views show them: view 0 is untouched.
+
+    Args:
+        x: (B, C, H, W) in [0, 1].
+        grid: (B * n, H, W, 2) of `view_grid`.
+
+    Returns:
+        (B * n, C, H, W).
+    """
+    n = len(grid) // len(x)
     copies = x.repeat_interleave(n, dim=0)
     views = F.grid_sample(copies, grid, padding_mode="border", align_corners=False)
     # Sampling the identity grid still rounds; the untouched view must be the image itself.
-    first = (torch.arange(batch * n, device=x.device) % n == 0)[:, None, None, None]
+    first = (torch.arange(len(grid), device=x.device) % n == 0)[:, None, None, None]
     return torch.where(first, copies, in_range(views))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vlmdefense_demo.errors import InvalidLabels
 from vlmdefense_demo.models import deep_prompts, visual_prompts
 from vlmdefense_demo.models.folding import fold_batchnorm
-from vlmdefense_demo.models.maps import locate
+from vlmdefense_demo.models.maps import Trace, locate, trace
 from vlmdefense_demo.types import Features, Images
 
 
@@ -90,6 +90,14 @@ class Backbone:
             MethodFailed: the image tower has no grid of locations.
         """
         return self._through(locate, x)
+
+    def encode_traced(self, x: Images) -> Trace:
+        """(B, 3, H, W) in [0, 1] -> image features and the activations they can be led back to.
+
+        Raises:
+            MethodFailed: the image tower has no grid of locations.
+        """
+        return self._through(trace, x)
 
     def encode_prompted(self, x: Images, prompts: Tensor) -> Features:
         """(B, 3, H, W) in [0, 1], (depth, M, d) tokens beside the patches -> (B, D) features.

@@ -15,6 +15,7 @@ from vlmdefense_demo.labels import DEFAULT_TEMPLATE, clean_labels, clean_templat
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.catalog import load_universal
 from vlmdefense_demo.models.deep_prompts import DeepPrompts, encode_text, label_prompts
+from vlmdefense_demo.models.maps import salience
 from vlmdefense_demo.models.prompts import ContextPrompts, LearnedContext, placeholders
 from vlmdefense_demo.models.variants import load_context
 from vlmdefense_demo.run import Meter
@@ -186,6 +187,20 @@ class ZeroShotClassifier:
         z, seen = self.backbone.encode_watched(x, prompts)
         self.meter.tick("image", z)
         return unit(z), seen
+
+    def encode_attention(self, x: Images) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, h, w) in [0, 1]: where each image's first answer comes from.
+
+        A constant, in every grad mode: one forward, and one backward from the highest logit, which
+        ends at the last locations and is booked as a whole one.
+
+        Raises:
+            MethodFailed: the image tower has no grid of locations.
+        """
+        with torch.enable_grad():
+            seen = self.backbone.encode_traced(x)
+            self.meter.tick("image", seen.features)
+            return salience(seen, self.logits(unit(seen.features)).amax(1).sum())
 
     def encode_prompted_labels(self, prompts: DeepPrompts) -> Features:
         """(K, D) unit-norm text features of the labels behind deep prompts, not the template."""

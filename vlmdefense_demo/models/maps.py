@@ -4,10 +4,15 @@ A tower that averages locations and then projects linearly computes the same as 
 each location and then averages, so its map is exact (the embedded model). Other towers have only
 approximations: a norm applied per location (ConvNeXt), patch tokens put through the projection of
 the class token (ViT), values without the attention that pools them (CLIP's ResNets).
+
+`trace` and `salience` ask another question, of the gradient: which locations an answer rests on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +22,24 @@ from vlmdefense_demo.errors import MethodFailed
 from vlmdefense_demo.types import Features
 
 FLAT = 1e-6
+TINY = 1e-12
+FAINT = 0.2  # of the strongest location; what is weaker than that is left out of a Grad-CAM
+CLIPPED = 0.99  # quantile of the patches above which all count the same
+
+
+@dataclass(frozen=True)
+class Trace:
+    """An image's features and the activations they were computed from.
+
+    Args:
+        features: (B, D) un-normalised, differentiable in `grid`.
+        grid: (B, C, h, w) a leaf; nothing before it is differentiated.
+        patches: whether these are tokens of patches and not channels of a convolution.
+    """
+
+    features: Features
+    grid: Tensor
+    patches: bool
 
 
 def locate(tower: Any, x: Tensor) -> tuple[Features, Tensor]:
@@ -42,7 +65,11 @@ def locate(tower: Any, x: Tensor) -> tuple[Features, Tensor]:
         return out["image_features"], _each(
             lambda c: c @ tower.proj, out["image_intermediates"][-1]
         )
-    raise MethodFailed(
+    raise _no_map(tower)
+
+
+def _no_map(tower: Any) -> MethodFailed:
+    return MethodFailed(
         f"{type(tower).__name__} has no map of locations.", "Choose another model for this method."
     )
 
@@ -66,3 +93,95 @@ def attention(grid: Tensor, text: Features) -> Tensor:
     values = torch.einsum("bdhw,bd->bhw", grid, text)
     low, high = values.amin((1, 2), keepdim=True), values.amax((1, 2), keepdim=True)
     return (values - low) / (high - low).clamp_min(FLAT)
+
+
+def trace(tower: Any, x: Tensor) -> Trace:
+    """One pass, split where a gradient says something about locations.
+
+    That is the last grid of a CNN; what the last block of a ViT attends to, because behind it a
+    class token has read the patches; the last tokens of a ViT that pools them in another way. All
+    lie behind a norm: before one, activation times gradient is zero, as no length passes it.
+
+    Args:
+        tower: an open_clip image tower.
+        x: (B, 3, H, W) already normalised.
+
+    Raises:
+        MethodFailed: the tower has no grid of locations that open_clip exposes.
+    """
+    with torch.no_grad():
+        grid, finish, patches = _split(tower, x)
+    with torch.enable_grad():
+        grid = grid.detach().requires_grad_()
+        return Trace(finish(grid), grid, patches)
+
+
+def _split(tower: Any, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Features], bool]:
+    """Activations (B, C, h, w), what makes features of them, and whether they are patches."""
+    if hasattr(tower, "trunk") and hasattr(tower.trunk, "forward_head"):
+        grid = tower.trunk.forward_features(x)
+        if grid.dim() == 4:
+            return grid, lambda g: _head(tower, g), False
+        if grid.dim() == 3 and tower.trunk.global_pool != "token":
+            prefix = tower.trunk.num_prefix_tokens
+            return *_patches(grid, prefix, tower.trunk.patch_embed.grid_size, tower, _head), True
+    elif hasattr(tower, "attnpool"):
+        grid = tower.layer4(tower.layer3(tower.layer2(tower.layer1(tower.stem(x)))))
+        return grid, tower.attnpool, False
+    elif hasattr(tower, "forward_intermediates") and tower.proj is not None:
+        *blocks, last = tower.transformer.resblocks
+        # Another kind of block has norms in other places.
+        if hasattr(last, "attention") and tower.transformer.batch_first:
+            x = tower._embeds(x)
+            for block in blocks:
+                x = block(x)
+            finish = partial(_last_block, tokens=x)
+            return *_patches(last.ln_1(x), 1, tower.grid_size, tower, finish), True
+    raise _no_map(tower)
+
+
+def _patches(
+    tokens: Tensor, prefix: int, size: tuple[int, int], tower: Any, finish: Any
+) -> tuple[Tensor, Callable[[Tensor], Features]]:
+    """(B, prefix + h w, C) tokens -> the grid of patches, and `finish(tower, tokens)` of a grid."""
+    first = tokens[:, :prefix]
+    grid = tokens[:, prefix:].transpose(1, 2).unflatten(2, size)
+
+    def features(g: Tensor) -> Features:
+        return finish(tower, torch.cat([first, g.flatten(2).transpose(1, 2)], dim=1))
+
+    return grid, features
+
+
+def _last_block(tower: Any, attended: Tensor, *, tokens: Tensor) -> Features:
+    """The rest of a ViT: tokens (B, L, d) that enter the last block, and the same, normed."""
+    block = tower.transformer.resblocks[-1]
+    x = tokens + block.ls_1(block.attention(attended))
+    x = x + block.ls_2(block.mlp(block.ln_2(x)))
+    return tower._pool(x)[0] @ tower.proj
+
+
+def salience(seen: Trace, score: Tensor) -> Tensor:
+    """How much a score rests on each location: (B, h, w) in [0, 1], 0 where nothing does.
+
+    On the grid of a CNN this is Grad-CAM (Selvaraju et al., ICCV 2017), of which what is below a
+    fifth of the maximum is cut off and the rest squared; on patches it is the positive part of
+    activation times gradient, clipped at its 0.99 quantile and stretched to [0, 1].
+
+    Args:
+        seen: what `trace` gave.
+        score: () made from its features, image by image, summed.
+    """
+    gradient = torch.autograd.grad(score, seen.grid)[0]
+    grid = seen.grid.detach()
+    if seen.patches:
+        values = (grid * gradient).sum(1).relu()
+        top = values.flatten(1).quantile(CLIPPED, dim=1)[:, None, None]
+        low = values.amin((1, 2), keepdim=True)
+        return ((values.minimum(top) - low) / (top - low).clamp_min(TINY)).clamp(0, 1)
+    values = _of_maximum((gradient.mean((2, 3), keepdim=True) * grid).sum(1).relu())
+    return _of_maximum((values - FAINT).relu()).square()
+
+
+def _of_maximum(values: Tensor) -> Tensor:
+    return values / values.amax((1, 2), keepdim=True).clamp_min(TINY)

@@ -96,6 +96,13 @@ DEFENSES = (
           "One step tunes the prompt on confident views; views with close neighbours vote.",
           "V f, text C f + C b", "defenses.test_time.rtpt:RTPT",
           ("unaware", "adapts", "randomised")),
+    Entry("atpt", "A-TPT", "defense", "test_time",
+          "Towards Fine-Grained Robustness: Attention-Guided Test-Time Prompt Tuning for "
+          "Vision-Language Models", "ICML", 2026, "https://arxiv.org/abs/2605.19956",
+          "authors' code without licence; own code", "simplified",
+          "R-TPT on views that are recoloured and warped, less so where the model looks.",
+          "(V + 1) f + 1 b, text C f + C b", "defenses.test_time.atpt:ATPT",
+          ("unaware", "adapts", "randomised")),
     Entry("sstpt", "SS-TPT", "defense", "test_time",
           "SS-TPT: Stability and Suitability-Guided Test-Time Prompt Tuning for Adversarially "
           "Robust Vision-Language Models", "ICML", 2026, "https://arxiv.org/abs/2606.06943",

@@ -9,16 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
+from vlmdefense_demo.defenses.pictures import under_map
 from vlmdefense_demo.defenses.training_time.towers import RobustTower
-from vlmdefense_demo.images import embedded, to_array
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.models.maps import attention
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.types import Images, Note
-
-SIDE = 160  # pixels of a map's picture
 
 
 @dataclass(frozen=True)
@@ -42,13 +38,6 @@ class TGAZSR(RobustTower):
         for who, tower in (("undefended", clf.backbone), ("TGA-ZSR", self.tower(clf.backbone))):
             maps = attention(tower.encode_located(pair)[1], text)
             for what, x, where in zip(("clean", "attacked"), pair, maps, strict=True):
-                pictures.append([f"{who}, {what}", _drawn(x, where)])
+                pictures.append([f"{who}, {what}", under_map(x, where)])
         title = f"where it looks for “{clf.labels[right]}”"
         return (*super().exhibit(clf, pair, right, run=run), Note(title, pictures, "images"))
-
-
-def _drawn(x: Tensor, where: Tensor) -> str:
-    """A picture (3, H, W) under its map (h, w), as the base64 of a PNG."""
-    from vlmdefense_demo.heatmap import overlay  # matplotlib is slow to import
-
-    return embedded(overlay(to_array(x[None]), where.cpu().numpy()).resize((SIDE, SIDE)))
