@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vlmdefense_demo.defenses.test_time.multiview import confident, entropy, reliability
+from vlmdefense_demo.defenses.multiview import confident, entropy, reliability
 from vlmdefense_demo.defenses.test_time.rtpt import NEIGHBOURS, TEMPERATURE
 from vlmdefense_demo.defenses.test_time.tuning import WEIGHT_DECAY
 from vlmdefense_demo.models.classifier import ZeroShotClassifier

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from vlmdefense_demo.attacks.base import Attacker
-from vlmdefense_demo.defenses.test_time.multiview import MultiView
+from vlmdefense_demo.defenses.multiview import MultiView
 from vlmdefense_demo.defenses.test_time.rtpt import RTPT
 from vlmdefense_demo.defenses.views import random_views
 from vlmdefense_demo.engine import compare

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from tests import tiny
-from vlmdefense_demo.defenses.test_time.ctpt import CTPT, spread
-from vlmdefense_demo.defenses.test_time.ensemble import ViewEnsemble
-from vlmdefense_demo.defenses.test_time.multiview import (
+from vlmdefense_demo.defenses.multiview import (
     confident,
     entropy,
     marginal_entropy,
     reliability,
 )
+from vlmdefense_demo.defenses.test_time.ctpt import CTPT, spread
+from vlmdefense_demo.defenses.test_time.ensemble import ViewEnsemble
 from vlmdefense_demo.defenses.test_time.rtpt import RTPT
 from vlmdefense_demo.defenses.test_time.sstpt import (
     SSTPT,

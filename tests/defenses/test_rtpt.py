@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from tests import tiny
-from vlmdefense_demo.defenses.test_time import multiview
-from vlmdefense_demo.defenses.test_time.multiview import KEEP, confident, entropy
+from vlmdefense_demo.defenses import multiview
+from vlmdefense_demo.defenses.multiview import KEEP, confident, entropy
 from vlmdefense_demo.defenses.test_time.rtpt import NEIGHBOURS, RTPT, TEMPERATURE
 from vlmdefense_demo.defenses.test_time.tuning import WEIGHT_DECAY
 from vlmdefense_demo.defenses.views import random_views

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests import tiny
-from vlmdefense_demo.defenses.test_time.multiview import confident, marginal_entropy
+from vlmdefense_demo.defenses.multiview import confident, marginal_entropy
 from vlmdefense_demo.defenses.test_time.tapt import TAPT, Usual
 from vlmdefense_demo.defenses.test_time.tuning import WEIGHT_DECAY
 from vlmdefense_demo.defenses.views import random_views

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests import tiny
-from vlmdefense_demo.defenses.test_time.multiview import confident, entropy
+from vlmdefense_demo.defenses.multiview import confident, entropy
 from vlmdefense_demo.defenses.test_time.ttp import TTP
 from vlmdefense_demo.defenses.views import random_views
 

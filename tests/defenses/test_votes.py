@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests import tiny
-from vlmdefense_demo.defenses.test_time.multiview import entropy
+from vlmdefense_demo.defenses.multiview import entropy
 from vlmdefense_demo.defenses.training_free.votes import MTA, TTE, Zero, inlierness
 from vlmdefense_demo.defenses.views import random_views
 from vlmdefense_demo.models.classifier import unit

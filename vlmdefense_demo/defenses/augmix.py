@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vlmdefense_demo.geometry import in_range
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.types import Images
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from vlmdefense_demo.defenses.test_time.multiview import marginal_entropy
+from vlmdefense_demo.defenses.multiview import marginal_entropy
 from vlmdefense_demo.defenses.test_time.tuning import PromptTuner
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.spec import Range

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vlmdefense_demo.defenses.test_time.multiview import MultiView
+from vlmdefense_demo.defenses.multiview import MultiView
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from vlmdefense_demo.defenses.test_time.multiview import Ballot, entropy, reliability
+from vlmdefense_demo.defenses.multiview import Ballot, entropy, reliability
 from vlmdefense_demo.defenses.test_time.tuning import PromptTuner, Tuned
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.types import Features

@@ -11,7 +11,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from vlmdefense_demo.defenses.test_time.multiview import Ballot, confident, entropy
+from vlmdefense_demo.defenses.multiview import Ballot, confident, entropy
 from vlmdefense_demo.defenses.test_time.tuning import PromptTuner, Tuned
 from vlmdefense_demo.defenses.weak import weak_copies
 from vlmdefense_demo.losses import divergence

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vlmdefense_demo.defenses.base import Defender
-from vlmdefense_demo.defenses.test_time.multiview import (
+from vlmdefense_demo.defenses.multiview import (
     ATTACKED_VIEWS,
     REFRESH,
     Ballot,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vlmdefense_demo.defenses.test_time.multiview import marginal_entropy
+from vlmdefense_demo.defenses.multiview import marginal_entropy
 from vlmdefense_demo.defenses.test_time.tuning import PromptTuner
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.types import Features

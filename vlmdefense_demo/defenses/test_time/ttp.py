@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmdefense_demo.defenses.base import Defender
-from vlmdefense_demo.defenses.test_time.multiview import (
+from vlmdefense_demo.defenses.multiview import (
     ATTACKED_VIEWS,
     confident,
     entropy,

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from vlmdefense_demo.defenses.test_time.multiview import (
+from vlmdefense_demo.defenses.multiview import (
     Ballot,
     MultiView,
     confident,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from vlmdefense_demo.defenses.test_time.multiview import Ballot, MultiView, entropy, reliability
+from vlmdefense_demo.defenses.multiview import Ballot, MultiView, entropy, reliability
 from vlmdefense_demo.models.classifier import ZeroShotClassifier, unit
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range

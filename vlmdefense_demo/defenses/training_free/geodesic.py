@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms.functional import perspective
 
 from vlmdefense_demo import filters
-from vlmdefense_demo.defenses.test_time.multiview import Ballot, MultiView, confident
+from vlmdefense_demo.defenses.multiview import Ballot, MultiView, confident
 from vlmdefense_demo.defenses.training_free.votes import combined
 from vlmdefense_demo.defenses.views import random_views
 from vlmdefense_demo.geometry import in_range, passed_by

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from vlmdefense_demo.defenses.test_time.multiview import Ballot, MultiView, uniform
+from vlmdefense_demo.defenses.multiview import Ballot, MultiView, uniform
 from vlmdefense_demo.defenses.training_free.votes import Votes
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmdefense_demo.defenses.base import Defender
-from vlmdefense_demo.defenses.test_time.multiview import Ballot, MultiView, confident, uniform
+from vlmdefense_demo.defenses.multiview import Ballot, MultiView, confident, uniform
 from vlmdefense_demo.models.classifier import ZeroShotClassifier, unit
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
