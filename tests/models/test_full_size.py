@@ -13,6 +13,8 @@ import torch
 
 from tests import tiny
 from vlmdefense_demo.models.backbone import Backbone, Preprocess
+from vlmdefense_demo.models.statistics import Stream
+from vlmdefense_demo.models.variants import Variant, write_variant
 from vlmdefense_demo.survey import methods
 
 IDS = [row.id for row in methods("defense").values() if row.paradigm == "test_time"]
@@ -35,7 +37,7 @@ class Words:
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def full(request):
+def full(request, tmp_path_factory):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = open_clip.create_model(request.param, pretrained=None, load_weights=False)
@@ -47,13 +49,28 @@ def full(request):
         else open_clip.get_tokenizer(request.param)
     )
     preprocess = Preprocess(224, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    return tiny.classifier(Backbone(request.param, model, tokenizer, preprocess))
+    folder = tmp_path_factory.mktemp(request.param)
+    backbone = Backbone(f"local-dir:{folder}", model, tokenizer, preprocess)
+    write_statistics(backbone, folder)
+    return tiny.classifier(backbone)
+
+
+def write_statistics(backbone, folder):
+    """What `train tapt` would gather, from two pictures each."""
+    zero, tensors = backbone.blank_prompt(), {}
+    for seed, kind in enumerate(("clean", "robust")):
+        x, stream = tiny.images(2, size=backbone.preprocess.size, seed=seed), Stream()
+        with torch.no_grad():
+            stream.add(backbone.encode_watched(x, zero.expand(2, *zero.shape))[1])
+        tensors |= stream.moments().tensors(kind)
+    write_variant(folder, Variant("tapt", "tapt.safetensors", 1, "two pictures"), tensors)
 
 
 @pytest.mark.parametrize("id", IDS)
 def test_a_method_answers_at_its_price_and_can_be_differentiated(full, id):
     row = methods("defense")[id]
-    values = {"views": VIEWS} | ({"steps": 1} if row.takes("steps") else {})
+    all_of_it = {"views": VIEWS, "steps": 1, "threshold": 1.0}  # 1 opens TTP's gate for all
+    values = {name: value for name, value in all_of_it.items() if row.takes(name)}
     method = row.cls(**values)
     x = tiny.images(1, size=224).requires_grad_()
     first = method(full, x, run=tiny.run_for(1))  # what a request pays once is paid
