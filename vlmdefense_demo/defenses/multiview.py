@@ -69,9 +69,6 @@ class MultiView(Defender):
     """Views, an adaptation, a vote. As it stands: no adaptation, and every view counts the same."""
 
     views: Annotated[int, Range(2, 64, 1), "views of the image, itself included"] = 16
-    augmix: Annotated[
-        bool, "views are recoloured and warped as well (AugMix); the picture itself is not"
-    ] = False
     adaptive: ClassVar[Adaptive] = "eot"
     stochastic: ClassVar[bool] = True
     recipe: ClassVar[str] = "Gradients averaged over freshly drawn views, through the vote."
@@ -96,8 +93,7 @@ class MultiView(Defender):
 
         The first `views` of them are the views, the first of all the image itself.
         """
-        views = random_views(x, self.views, run.child("views"))
-        return augmix(views, len(x), run.child("augmix")) if self.augmix else views
+        raise NotImplementedError
 
     def look(self, clf: ZeroShotClassifier, pictures: Images, batch: int) -> Tensor:
         """(B * n, 3, H, W) -> (B, n, D) unit-norm features, each picture encoded once."""
@@ -142,6 +138,20 @@ class MultiView(Defender):
         return (
             strip(clf, pictures, self.vote(clf, features[0], self.adapt(clf, features, run)[0])),
         )
+
+
+@dataclass(frozen=True)
+class Crops(MultiView):
+    """The same on random crops, half of them mirrored."""
+
+    augmix: Annotated[
+        bool, "views are recoloured and warped as well (AugMix); the picture itself is not"
+    ] = False
+
+    def draw(self, clf: ZeroShotClassifier, x: Images, run: Run) -> Images:
+        """The image itself, then crops of it."""
+        views = random_views(x, self.views, run.child("views"))
+        return augmix(views, len(x), run.child("augmix")) if self.augmix else views
 
 
 def uniform(f: Tensor) -> Tensor:

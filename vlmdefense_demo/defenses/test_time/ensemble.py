@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vlmdefense_demo.defenses.multiview import MultiView
+from vlmdefense_demo.defenses.multiview import Crops
 
 
 @dataclass(frozen=True)
-class ViewEnsemble(MultiView):
+class ViewEnsemble(Crops):
     """Mean of the logits of V random crops and flips, the image among them.
 
     Source: Sheng et al., "R-TPT", CVPR 2025 (arXiv 2504.11195), of which this is what is

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vlmdefense_demo.defenses.multiview import (
     Ballot,
-    MultiView,
+    Crops,
     confident,
     entropy,
     only_first,
@@ -46,7 +46,7 @@ class Tuned:
 
 
 @dataclass(frozen=True)
-class PromptTuner(MultiView):
+class PromptTuner(Crops):
     """AdamW steps on the context vectors; an objective and a vote make it a method.
 
     The text tower's graph at the hand prompt is shared by all images of a request. The

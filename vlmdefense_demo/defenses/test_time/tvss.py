@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from vlmdefense_demo.defenses.multiview import Ballot, MultiView, entropy, reliability
+from vlmdefense_demo.defenses.multiview import Ballot, Crops, entropy, reliability
 from vlmdefense_demo.models.classifier import ZeroShotClassifier, unit
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
@@ -38,7 +38,7 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class TVSS(MultiView):
+class TVSS(Crops):
     """One sign step in the subspace of the views' differences, then a reliability-weighted vote.
 
     Source: Jang et al., "T-VSS: Test-Time Visual Subspace Steering", 2026 (arXiv 2606.23132; written

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmdefense_demo.defenses.base import Defender
-from vlmdefense_demo.defenses.multiview import Ballot, MultiView, confident, uniform
+from vlmdefense_demo.defenses.multiview import Ballot, Crops, MultiView, confident, uniform
 from vlmdefense_demo.models.classifier import ZeroShotClassifier, unit
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
@@ -61,7 +61,7 @@ class TTE(MultiView):
 
 
 @dataclass(frozen=True)
-class Zero(MultiView):
+class Zero(Crops):
     """The most confident views vote, one view one vote.
 
     Source: Farina et al., "Frustratingly Easy Test-Time Adaptation of Vision-Language Models",
@@ -97,7 +97,7 @@ class Votes(Ballot):
 
 
 @dataclass(frozen=True)
-class MTA(MultiView):
+class MTA(Crops):
     """Classify the densest point among the views' features.
 
     Source: Zanella & Ben Ayed, "On the Test-Time Zero-Shot Generalization of Vision-Language Models",
