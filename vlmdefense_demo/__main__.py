@@ -1,4 +1,4 @@
-"""The command line: python -m vlmdefense_demo {compare, trial, methods, speed, train}.
+"""The command line: python -m vlmdefense_demo {compare, benchmark, trial, methods, speed, train}.
 
 eps is in /255.
 """
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vlmdefense_demo", description=__doc__)
     parser.add_argument("--log-level", default="WARNING", choices=("DEBUG", "INFO", "WARNING"))
     some = parser.add_subparsers(required=True)
-    for add in (_compare, _trial, _methods, _speed, _train):
+    for add in (_compare, _benchmark, _trial, _methods, _speed, _train):
         add(some)
     return parser
 
@@ -76,6 +76,37 @@ def _compare(some: Parsers) -> None:
     compare.add_argument("--json", metavar="FILE", help="write the cards as JSON; - is stdout")
     compare.add_argument("--out", type=Path, help="write the PNGs and cards.json to a folder")
     compare.set_defaults(command=commands.compare)
+
+
+def _benchmark(some: Parsers) -> None:
+    bench = some.add_parser("benchmark", help="the survey's table: robustness, overhead")
+    bench.add_argument("--images", help="folder, csv, tar, or “bundled”")
+    bench.add_argument("--photos", type=int, help="drawn at random; default: all")
+    bench.add_argument("--labels", type=int, default=10, help="answers to choose from")
+    bench.add_argument(
+        "--defenses", default="undefended,fare,ensemble,ttc",
+        help="ID or ID:FIELD=VALUE/VALUE, comma separated, e.g. undefended,rtpt:views=8/16",
+    )  # fmt: skip
+    bench.add_argument("--attack", default="pgd", help="of the attacker who does not know")
+    bench.add_argument("--eps", default="1,2,4", help="radii in /255")
+    bench.add_argument(
+        "--steps", default="clean,transfer",
+        help="of clean, transfer, white_box, adaptive, black_box, latency",
+    )  # fmt: skip
+    bench.add_argument("--budget", default="interactive", choices=("interactive", "batch"))
+    bench.add_argument("--adaptive-steps", type=int, help="of the adaptive attacker")
+    bench.add_argument("--draws", type=int, help="of a random defence, a step of that attacker")
+    bench.add_argument("--queries", type=int, help="of the black-box attacker")
+    bench.add_argument("--seeds", default="0", help="of all draws, comma separated")
+    bench.add_argument("--file", type=Path, required=True, help="JSONL; an existing one goes on")
+    bench.add_argument("--shard", default="0/1", help="this process's share, e.g. 0/2")
+    bench.add_argument("--model", default="pocket", help="catalog name or local-dir:PATH")
+    bench.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    bench.add_argument("--threads", type=int, help="of the processor, for each process")
+    bench.add_argument("--format", default="markdown", choices=("markdown", "csv", "latex"))
+    bench.add_argument("--table-only", nargs="*", type=Path, metavar="FILE",
+                       help="measure nothing; print the table of these files, or of --file")  # fmt: skip
+    bench.set_defaults(command=commands.benchmark)
 
 
 def _trial(some: Parsers) -> None:

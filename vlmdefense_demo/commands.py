@@ -101,6 +101,15 @@ def _settings(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
     return out
 
 
+def benchmark(args: argparse.Namespace) -> int:
+    """The survey's comparison table, measured."""
+    from vlmdefense_demo.benchmark import command
+
+    for line in command.run(args):
+        _echo(line)
+    return 0
+
+
 def trial(args: argparse.Namespace) -> int:
     """Attacks and ladders over many photos."""
     import torch

@@ -19,12 +19,15 @@ class Defender(Parameters):
         stochastic: whether its answer depends on a draw.
         recipe: what an attacker who knows it does, in one sentence.
         weights: the id its trained weights are listed under (models/variants.py), "" without any.
+        kin: id of a simpler defence whose adversarial images carry over; in batches its attacker is
+            tried first, once for all that share it.
     """
 
     adaptive: ClassVar[Adaptive]
     stochastic: ClassVar[bool]
     recipe: ClassVar[str]
     weights: ClassVar[str] = ""
+    kin: ClassVar[str] = ""
 
     def __call__(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> DefenseResult:
         """(B, 3, H, W) -> logits under the defence, in the ambient grad mode."""

@@ -147,6 +147,7 @@ class Crops(MultiView):
     augmix: Annotated[
         bool, "views are recoloured and warped as well (AugMix); the picture itself is not"
     ] = False
+    kin: ClassVar[str] = "ensemble"
 
     def draw(self, clf: ZeroShotClassifier, x: Images, run: Run) -> Images:
         """The image itself, then crops of it."""

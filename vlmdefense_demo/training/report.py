@@ -69,7 +69,7 @@ class Row:
         )
 
 
-def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(hits: float, n: float, z: float = 1.959964) -> tuple[float, float]:
     """The Wilson score interval of a rate, by default at 95 %."""
     rate, spread = hits / n, z * z / n
     centre = (rate + spread / 2) / (1 + spread)

@@ -6,6 +6,7 @@ Test-time adaptation's honest baseline. Assumes an attacker who ignores it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from vlmdefense_demo.defenses.multiview import Crops
 
@@ -18,3 +19,5 @@ class ViewEnsemble(Crops):
     left without the step and the weights. Of R-TPT's robust accuracy on an RN50 at 1/255, 45.2 %, the
     plain mean reaches 40.4 % (Jang et al., 2026, table 1).
     """
+
+    kin: ClassVar[str] = ""

@@ -1,0 +1,195 @@
+"""The same rows whatever happens on the way, and rows that say what `engine.compare` would."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from tests import tiny
+from vlmdefense_demo.benchmark.measure import measure
+from vlmdefense_demo.benchmark.plan import Plan, settings
+from vlmdefense_demo.benchmark.remember import Remembering
+from vlmdefense_demo.benchmark.rows import Rows, read_rows
+from vlmdefense_demo.benchmark.scene import Scene
+from vlmdefense_demo.defenses.test_time.ensemble import ViewEnsemble
+from vlmdefense_demo.errors import InvalidParameter, UnknownMethod
+from vlmdefense_demo.models.classifier import ZeroShotClassifier
+
+
+def timeless(*files):
+    rows = [row | {"s": 0} for row in read_rows(*files)]
+    return sorted(json.dumps(row, sort_keys=True) for row in rows)
+
+
+@pytest.fixture
+def whole(plan, backbone, some_tasks, tmp_path):
+    file = tmp_path / "whole.jsonl"
+    measure(plan(), backbone, some_tasks, Rows(file))
+    return file
+
+
+def test_every_picture_has_every_cell_once(whole, plan, some_tasks):
+    rows = read_rows(whole)
+    pictures = sum(len(t.pictures) for t in some_tasks)
+    assert len(rows) == pictures * 4 * 5  # clean, and two steps at two radii
+    assert len({row["key"] for row in rows}) == len(rows)
+    assert not any(row["error"] for row in rows)
+
+
+def test_who_climbs_only_ever_falls(whole):
+    stood: dict[tuple[str, str], dict[tuple[str, float], bool]] = {}
+    for row in read_rows(whole):
+        name = row["defense"] + json.dumps(row["values"]), row["picture"]
+        stood.setdefault(name, {})[row["step"], row["eps"]] = row["standing"]
+    assert any(not found["clean", 0.0] for found in stood.values())
+    for found in stood.values():
+        for eps in (2.0, 8.0):
+            assert found["clean", 0.0] >= found["transfer", eps] >= found["adaptive", eps]
+        assert found["adaptive", 2.0] >= found["adaptive", 8.0]
+    fell = [f for f in stood.values() if f["clean", 0.0] and not f["adaptive", 8.0]]
+    assert fell, "no attacker got through: the test shows nothing"
+
+
+def test_a_torn_file_goes_on(whole, plan, backbone, some_tasks, tmp_path):
+    lines = whole.read_text().splitlines(keepends=True)
+    for kept in (7, 61, len(lines) - 3):
+        cut = tmp_path / f"{kept}.jsonl"
+        cut.write_text("".join(lines[:kept]) + lines[kept][:25])
+        measure(plan(), backbone, some_tasks, Rows(cut))
+        assert timeless(cut) == timeless(whole)
+
+
+def test_a_finished_file_is_left_alone(whole, plan, backbone, some_tasks, monkeypatch):
+    before = whole.read_bytes()
+    monkeypatch.setattr(Scene, "prepare", lambda self: pytest.fail("measured again"))
+    measure(plan(), backbone, some_tasks, Rows(whole))
+    assert whole.read_bytes() == before
+
+
+def test_shares_of_the_batches_are_the_whole(whole, plan, backbone, some_tasks, tmp_path):
+    shares = [tmp_path / f"{i}.jsonl" for i in range(2)]
+    for i, file in enumerate(shares):
+        measure(plan(), backbone, some_tasks[i::2], Rows(file))
+    assert timeless(*shares) == timeless(whole)
+
+
+def test_a_run_killed_three_times_has_the_same_rows(whole, model_dirs, tree, tmp_path):
+    file = tmp_path / "killed.jsonl"
+    command = [
+        sys.executable, "-m", "tests.benchmark.run_plan", str(model_dirs["vit"]), str(tree), str(file)
+    ]  # fmt: skip
+    for least in (5, 40, 120):
+        child = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        while child.poll() is None and (
+            not file.exists() or file.read_bytes().count(b"\n") < least
+        ):
+            time.sleep(0.01)
+        assert child.poll() is None, "it was finished before it could be killed"
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert timeless(file) == timeless(whole)
+
+
+def test_several_draws_are_several_rows(plan, backbone, some_tasks, tmp_path):
+    asked = plan("ensemble:views=2", steps=("clean",), seeds=(0, 1, 2))
+    file = tmp_path / "rows.jsonl"
+    measure(asked, backbone, some_tasks[:1], Rows(file))
+    assert len(read_rows(file)) == 3 * len(some_tasks[0].pictures)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"defenses": "ensemble:views=4"},
+        {"attack_values": {"steps": 3}},
+        {"template": "a drawing of a {}."},
+        {"seeds": (1,)},
+    ],
+)
+def test_what_changes_a_row_changes_its_name(plan, backbone, some_tasks, tmp_path, change):
+    file = tmp_path / "rows.jsonl"
+    for asked in (plan("ensemble:views=3", steps=("transfer",)),
+                  plan(**({"defenses": "ensemble:views=3", "steps": ("transfer",)} | change))):  # fmt: skip
+        measure(asked, backbone, some_tasks[:1], Rows(file))
+    assert len(read_rows(file)) == 2 * 2 * len(some_tasks[0].pictures)
+
+
+def test_one_defence_does_not_change_another(plan, backbone, some_tasks, tmp_path):
+    alone, beside = tmp_path / "alone.jsonl", tmp_path / "beside.jsonl"
+    measure(plan("tvss:views=4"), backbone, some_tasks[:1], Rows(alone))
+    measure(plan("ensemble:views=4,bit_depth,tvss:views=4"), backbone, some_tasks[:1], Rows(beside))
+    kept = [json.loads(line) for line in timeless(beside)]
+    mine = [json.dumps(row, sort_keys=True) for row in kept if row["defense"] == "tvss"]
+    assert mine == timeless(alone)
+
+
+def test_latency_is_that_of_a_single_picture(plan, backbone, some_tasks, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    measure(plan("ensemble:views=3", steps=("latency",)), backbone, some_tasks[:1], Rows(file))
+    for row in read_rows(file):
+        assert row["f"] == 3
+        assert row["s"] > 0
+
+
+def test_a_method_that_fails_leaves_the_others(backbone, some_tasks, tmp_path, monkeypatch):
+    def fails(self, clf, x, *, run):
+        raise InvalidParameter("It cannot.")
+
+    monkeypatch.setattr(ViewEnsemble, "__call__", fails)
+    file = tmp_path / "rows.jsonl"
+    plan = Plan(settings("ensemble,undefended"), (4.0,))
+    measure(plan, backbone, some_tasks[:1], Rows(file))
+    errors = {row["defense"]: row["error"] for row in read_rows(file)}
+    assert errors == {"ensemble": "It cannot.", "undefended": ""}
+
+
+def test_a_picture_is_encoded_once(backbone):
+    counted = []
+    plain = Remembering(backbone)
+    clf = ZeroShotClassifier(plain, tiny.LABELS)
+    tower = plain._tower
+    plain._tower = lambda x: counted.append(len(x)) or tower(x)
+    x = tiny.images(3)
+    with torch.no_grad():
+        first = clf(x)
+        torch.testing.assert_close(clf(x.flip(0)), first.flip(0))
+        torch.testing.assert_close(clf(torch.cat([x[:1], x[:1]])), first[[0, 0]])
+    assert counted == [3]
+    leaf = x.clone().requires_grad_()
+    torch.autograd.grad(clf(leaf).sum(), leaf)
+    assert counted == [3, 3]
+
+
+def test_few_views_are_the_first_of_many(backbone):
+    x, run = tiny.images(2), tiny.run_for(2)
+    clf = tiny.classifier(backbone)
+    few, many = (ViewEnsemble(views=n).draw(clf, x, run).unflatten(0, (2, n)) for n in (4, 9))
+    assert torch.equal(few, many[:, :4])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"defenses": "nothing"}, "Unknown"),
+        ({"defenses": "bit_depth:bits=99"}, "outside"),
+        ({"defenses": "bit_depth:bits"}, "ID:FIELD=VALUE"),
+        ({"defenses": "bit_depth,bit_depth"}, "twice"),
+        ({"defenses": ""}, "nothing to measure"),
+        ({"eps": (4.0, 2.0)}, "smallest first"),
+        ({"eps": (0.4,)}, "0 grey levels"),
+        ({"steps": ("transfer", "guess")}, "Unknown step"),
+        ({"attack": "autoattack"}, "cannot be used"),
+        ({"attack": "caption"}, "cannot be used"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(plan, change, says):
+    with pytest.raises((InvalidParameter, UnknownMethod), match=says):
+        plan(**({"attack_values": {}} | change))

@@ -1,0 +1,154 @@
+"""Rates with intervals, pairs on the same pictures, and the table in three formats."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+
+import pytest
+
+from vlmdefense_demo.__main__ import main
+from vlmdefense_demo.benchmark import tables
+from vlmdefense_demo.benchmark.rows import SCHEMA, Rows, read_rows
+from vlmdefense_demo.benchmark.statistics import mcnemar, rate, separable
+from vlmdefense_demo.errors import InvalidParameter
+from vlmdefense_demo.training.report import wilson
+
+
+def row(defense, picture, standing, step="clean", eps=0.0, **more):
+    return {
+        "schema": SCHEMA, "key": f"{defense}{picture}{step}{eps}{more}", "picture": picture,
+        "defense": defense, "values": {}, "step": step, "eps": eps, "standing": standing,
+        "error": "", "f": 1, "b": 0, "tf": 0, "tb": 0, "s": 0.01,
+    } | more  # fmt: skip
+
+
+def many(defense, hits, n, **more):
+    return [row(defense, f"p{i}", i < hits, **more) for i in range(n)]
+
+
+def test_a_rate_without_repeats_is_wilsons():
+    found = rate((f"p{i}", i < 37) for i in range(50))
+    assert (found.value, found.n) == (0.74, 50)
+    assert (found.low, found.high) == pytest.approx(wilson(37, 50))
+
+
+def test_draws_that_agree_add_nothing():
+    once = rate((f"p{i}", i < 37) for i in range(50))
+    thrice = rate((f"p{i}", i < 37) for i in range(50) for _ in range(3))
+    assert thrice == pytest.approx(once)
+
+
+def test_draws_that_differ_narrow_the_interval():
+    once = rate((f"p{i}", i < 25) for i in range(50))
+    mixed = rate((f"p{i}", (i + d) % 2 == 0) for i in range(50) for d in range(4))
+    assert mixed.value == once.value
+    assert mixed.high - mixed.low < once.high - once.low
+
+
+def test_mcnemar_counts_what_only_one_gets_right():
+    first = {"a": True, "b": True, "c": False, "only here": True}
+    second = {"a": True, "b": False, "c": False}
+    pair = mcnemar(first, second)
+    assert (pair.only_first, pair.only_second, pair.p) == (1, 0, 1.0)
+    clear = mcnemar({str(i): True for i in range(6)}, {str(i): False for i in range(6)})
+    assert clear.p == pytest.approx(2 / 2**6)
+    assert clear.differ
+
+
+def test_what_n_pictures_cannot_tell_apart():
+    # Five pictures on one side are not enough for the exact test, six are.
+    assert not mcnemar(dict.fromkeys("abcde", True), dict.fromkeys("abcde", False)).differ
+    assert separable(200) == 6 / 200
+
+
+def test_the_table_has_a_line_a_setting_and_says_what_did_not_run():
+    rows = [
+        *many("undefended", 9, 10),
+        *many("ttc", 8, 10),
+        *many("ttc", 2, 10, step="transfer", eps=4.0),
+        *many("ttc", 8, 10, step="latency", s=0.25),
+    ]
+    lines = tables.markdown(rows).splitlines()
+    assert lines[0] == "| defence | clean | unaware, 4/255 | passes | ms |"
+    assert lines[2].startswith("| Undefended | 90.0 [")
+    assert "not run" in lines[2]
+    assert lines[3].startswith("| TTC | 80.0 [")
+    assert lines[3].endswith("| 1 f | 250 |")
+
+
+def test_settings_of_one_defence_are_lines_of_their_own():
+    rows = [row("rtpt", "p", True, values={"views": n}) for n in (8, 16)]
+    assert [line.title for line in tables.lines(rows)] == ["R-TPT · views 8", "R-TPT · views 16"]
+
+
+def test_csv_has_a_line_a_rate():
+    found = list(csv.DictReader(io.StringIO(tables.csv_text(many("ttc", 8, 10)))))
+    assert [(r["defence"], float(r["rate"]), r["n"]) for r in found] == [("TTC", 0.8, "10")]
+
+
+def test_latex_escapes_what_has_a_meaning_there():
+    text = tables.latex([row("rtpt", "p", True, values={"a_b": 1})])
+    assert r"a\_b" in text
+    assert text.count(r"\\") == 2
+
+
+def test_notes_name_errors_and_ties():
+    rows = [*many("ttc", 9, 10), *many("fare", 8, 10), row("rtpt", "p", False, error="no memory")]
+    text = "\n".join(tables.notes(rows))
+    assert "R-TPT: 1 results are errors: no memory" in text
+    assert "TTC cannot be separated from FARE" in text
+
+
+def test_a_full_disk_says_what_to_do_and_keeps_what_is_written(tmp_path, monkeypatch):
+    rows = Rows(tmp_path / "rows.jsonl")
+    rows.add([row("ttc", "first", True)])
+    written = json.dumps
+
+    def full(*args, **more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(json, "dumps", full)
+    with pytest.raises(InvalidParameter, match="make room"):
+        rows.add([row("ttc", "second", True)])
+    monkeypatch.setattr(json, "dumps", written)
+    rows.add([row("ttc", "second", True)])
+    assert [r["picture"] for r in read_rows(rows.file)] == ["first", "second"]
+
+
+def test_the_command_measures_then_only_prints(model_dirs, tree, tmp_path, capsys):
+    file = tmp_path / "rows.jsonl"
+    model = f"local-dir:{model_dirs['vit']}"
+    asked = [
+        "benchmark",
+        "--model",
+        model,
+        "--file",
+        str(file),
+        "--defenses",
+        "undefended,bit_depth",
+    ]
+    assert main([*asked, "--images", str(tree), "--eps", "4", "--photos", "6"]) == 0
+    first = capsys.readouterr().out
+    assert "| Bit depth |" in first
+    assert len(read_rows(file)) == 6 * 2 * 2
+    assert main([*asked, "--table-only"]) == 0
+    assert capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--images", "/nowhere"], "no folder, csv or tar"),
+        ([], "--images"),
+        (["--images", "bundled", "--defenses", "pmg_aft"], "Leave pmg_aft out"),
+        (["--images", "bundled", "--shard", "2/2"], "I below N"),
+        (["--images", "bundled", "--eps", "four"], "expects numbers"),
+        (["--table-only"], "no rows"),
+    ],
+)
+def test_contradictions_end_with_two(flags, says, tmp_path, capsys):
+    assert main(["benchmark", "--file", str(tmp_path / "rows.jsonl"), *flags]) == 2
+    assert says in capsys.readouterr().err

@@ -1,0 +1,106 @@
+"""`python -m vlmdefense_demo benchmark`: from flags to rows and a table."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from vlmdefense_demo.benchmark import tables
+from vlmdefense_demo.benchmark.measure import measure
+from vlmdefense_demo.benchmark.plan import Plan, settings
+from vlmdefense_demo.benchmark.rows import Rows, read_rows
+from vlmdefense_demo.benchmark.sources import read_source
+from vlmdefense_demo.benchmark.tasks import tasks
+from vlmdefense_demo.errors import InvalidParameter
+from vlmdefense_demo.ladder import BATCH, INTERACTIVE
+from vlmdefense_demo.models.catalog import load_model
+from vlmdefense_demo.models.variants import missing
+from vlmdefense_demo.survey import defender, entry
+
+FORMATS = {"markdown": tables.markdown, "csv": tables.csv_text, "latex": tables.latex}
+
+
+def run(args: argparse.Namespace) -> Iterator[str]:
+    """Measure what is missing, then print the table and its notes.
+
+    Raises:
+        DemoError: what was asked for cannot be done, in a sentence.
+    """
+    if args.table_only is None:
+        yield from _measure(args)
+    rows = read_rows(*(args.table_only or [args.file]))
+    if not rows:
+        raise InvalidParameter("There are no rows to make a table of.", "Check the path of --file.")
+    yield FORMATS[args.format](rows)
+    if args.format == "markdown":
+        yield "\n"
+        yield from (f"- {note}\n" for note in tables.notes(rows))
+
+
+def _measure(args: argparse.Namespace) -> Iterator[str]:
+    plan = plan_of(args)
+    if not args.images:
+        raise InvalidParameter("There are no pictures.", "Name them with --images.")
+    source = read_source(args.images)
+    for key, why in source.skipped.items():
+        yield f"skipped {key}: {why}\n"
+    _check_weights(plan, args.model)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    rank, world = shard(args.shard)
+    mine = tasks(source.pictures, args.photos, args.labels)[rank::world]
+    measure(plan, load_model(args.model, args.device), mine, Rows(args.file))
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """The flags as a plan.
+
+    Raises:
+        DemoError: they contradict each other, or name what does not exist.
+    """
+    budget = BATCH if args.budget == "batch" else INTERACTIVE
+    changes = {
+        "adaptive_steps": args.adaptive_steps, "draws": args.draws, "queries": args.queries
+    }  # fmt: skip
+    return Plan(
+        defenses=settings(args.defenses),
+        eps=tuple(_numbers("--eps", args.eps, float)),
+        attack=args.attack,
+        steps=tuple(part.strip() for part in args.steps.split(",") if part.strip()),
+        budget=replace(budget, **{k: v for k, v in changes.items() if v is not None}),
+        seeds=tuple(_numbers("--seeds", args.seeds, int)),
+    )
+
+
+def shard(text: str) -> tuple[int, int]:
+    """ "0/2" -> (0, 2).
+
+    Raises:
+        InvalidParameter: it is not I/N with I below N.
+    """
+    one, slash, all_ = text.partition("/")
+    if not (slash and one.isdigit() and all_.isdigit() and int(one) < int(all_)):
+        raise InvalidParameter(f"--shard expects I/N with I below N, got {text!r}.")
+    return int(one), int(all_)
+
+
+def _numbers(flag: str, text: str, kind: Any) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise InvalidParameter(f"{flag} expects numbers, got {text!r}.") from None
+
+
+def _check_weights(plan: Plan, model: str) -> None:
+    """What has no weights is refused before anything is measured."""
+    for setting in plan.defenses:
+        weights = (
+            defender(entry(setting.id, "defense")).weights if setting.id != "undefended" else ""
+        )
+        why = missing(model, weights) if weights else ""
+        if why:
+            raise InvalidParameter(why, f"Leave {setting.id} out.")

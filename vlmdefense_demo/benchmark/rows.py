@@ -1,0 +1,78 @@
+"""Rows of a benchmark: one JSON line each, appended as it is measured.
+
+A row's key names everything that could change it. What was cut off by a kill is measured again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vlmdefense_demo.errors import InvalidParameter
+
+Row = dict[str, Any]
+SCHEMA = 1
+
+
+class Rows:
+    """A JSONL file that several runs may extend, one after the other or each process its own.
+
+    Args:
+        file: made when the first row is written.
+        shared: files of other processes or earlier runs, which are read only.
+    """
+
+    def __init__(self, file: Path, shared: Iterable[Path] = ()) -> None:
+        self.file = file
+        if file.exists():
+            _cut_torn_line(file)
+        self.done = {row["key"] for row in read_rows(file, *shared)}
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Append what is not there yet; each row is on disk before the next one is measured.
+
+        Raises:
+            InvalidParameter: the file cannot be written, for instance because the disk is full.
+        """
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8") as out:
+                for row in rows:
+                    if row["key"] not in self.done:
+                        out.write(json.dumps(row, ensure_ascii=False) + "\n")
+                        out.flush()
+                        self.done.add(row["key"])
+        except OSError as error:
+            raise InvalidParameter(
+                f"{self.file} cannot be written ({error.strerror}).",
+                "Rows written so far are kept: make room and start again.",
+            ) from error
+
+
+def read_rows(*files: Path) -> list[Row]:
+    """The rows of files that exist, each key once."""
+    found: dict[str, Row] = {}
+    for file in files:
+        if file.exists():
+            for row in _parsed(file.read_text(encoding="utf-8").splitlines()):
+                found.setdefault(row["key"], row)
+    return list(found.values())
+
+
+def _parsed(lines: Iterable[str]) -> Iterator[Row]:
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # cut off by a kill
+        if isinstance(row, dict) and row.get("schema") == SCHEMA:
+            yield row
+
+
+def _cut_torn_line(file: Path) -> None:
+    """Half a line would swallow the next one."""
+    whole = file.read_bytes()
+    if not whole.endswith(b"\n"):
+        file.write_bytes(whole[: whole.rfind(b"\n") + 1])

@@ -1,0 +1,88 @@
+"""What all defences share on one batch: pictures, words, and the pictures attackers made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from vlmdefense_demo.benchmark.plan import Plan, Setting
+from vlmdefense_demo.benchmark.remember import Remembering
+from vlmdefense_demo.benchmark.tasks import Task
+from vlmdefense_demo.defenses.base import Defender
+from vlmdefense_demo.geometry import LEVELS, Ball
+from vlmdefense_demo.images import fit, read_upload, to_pixels
+from vlmdefense_demo.ladder import Opponent
+from vlmdefense_demo.models.backbone import Backbone
+from vlmdefense_demo.models.classifier import ZeroShotClassifier
+from vlmdefense_demo.run import Meter, Run
+from vlmdefense_demo.types import Cost, Goal, Images
+
+
+@dataclass
+class Scene:
+    """What all defences share on one batch."""
+
+    plan: Plan
+    backbone: Backbone
+    task: Task
+    seed: int
+    clf: ZeroShotClassifier = field(init=False)
+    x: Images = field(init=False)
+    goal: Goal = field(init=False)
+    run: Run = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._attacked: dict[float, tuple[Images, Cost]] = {}
+        self._of_kin: dict[tuple[str, float, int], Images] = {}
+        self._ready = False
+
+    def attacked(self, eps: float) -> tuple[Images, Cost]:
+        """The batch as attacked without knowing any defence, and what that took."""
+        if eps not in self._attacked:
+            attacker = self.plan.attacker(eps)
+            run = self.run.child(f"{self.plan.attack}/{eps:g}")
+            with self.clf.meter.stage() as cost:
+                found = attacker(self.clf, self.x, self.goal, run=run)
+                images = attacker.ball.quantise(found, self.x)
+            self._attacked[eps] = images, cost
+        return self._attacked[eps]
+
+    def opponent(self, id: str, method: Defender, eps: float, i: int) -> Opponent:
+        """Who attacks picture i through a defence, from a place of its own in the seed tree."""
+        return Opponent(
+            method,
+            self.clf,
+            self.goal.select(torch.tensor([i])),
+            Ball("linf", eps / LEVELS),
+            self.plan.budget,
+            self.run.select([i]).child(f"attacker/{id}/{eps:g}"),
+        )
+
+    def of_kin(self, id: str, eps: float, i: int) -> Images:
+        """Picture i as the adaptive attacker of a simpler defence makes it, once for all its kin.
+
+        The same whether that defence is itself in the plan or not.
+        """
+        if (id, eps, i) not in self._of_kin:
+            opponent = self.opponent(id, Setting(id).build(), eps, i)
+            x, transferred = self.x[i : i + 1], self.attacked(eps)[0][i : i + 1]
+            self._of_kin[id, eps, i] = opponent.adaptive(x, transferred)
+        return self._of_kin[id, eps, i]
+
+    def prepare(self) -> None:
+        """Decode the pictures and encode the words; late, because a batch that is done needs neither."""
+        if self._ready:
+            return
+        how, pictures = self.backbone.preprocess, self.task.pictures
+        images = [fit(read_upload(p.data).image, how.size, how.squash) for p in pictures]
+        self.x = self.backbone.place(torch.cat([to_pixels(image) for image in images]))
+        meter = Meter(self.backbone.device)
+        with torch.no_grad():
+            self.clf = ZeroShotClassifier(
+                Remembering(self.backbone), self.task.labels, self.plan.template, meter=meter
+            )
+        right = [self.task.labels.index(p.label) for p in pictures]
+        self.goal = Goal(torch.tensor(right, device=self.x.device))
+        self.run = Run(self.seed, tuple(p.key for p in pictures), "", meter)
+        self._ready = True

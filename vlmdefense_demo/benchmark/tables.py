@@ -1,0 +1,170 @@
+"""Rows as a table: Markdown for a page, CSV for a spreadsheet, LaTeX for a paper."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from vlmdefense_demo.benchmark.plan import AWARE, UNDEFENDED
+from vlmdefense_demo.benchmark.rows import Row
+from vlmdefense_demo.benchmark.statistics import Rate, mcnemar, rate, separable
+from vlmdefense_demo.survey import SURVEY
+
+TITLES = {
+    "transfer": "unaware",
+    "white_box": "white box",
+    "adaptive": "adaptive",
+    "black_box": "black box",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A column of the table."""
+
+    step: str
+    eps: float
+
+    @property
+    def title(self) -> str:
+        """ "unaware, 4/255" """
+        return "clean" if self.step == "clean" else f"{TITLES[self.step]}, {self.eps:g}/255"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A defence with its settings: what it answers rightly, and what an answer costs.
+
+    Args:
+        rates: by column; missing where nothing was measured.
+        passes: of one answer, in words.
+        ms: the median time of a single picture, None if it was not measured.
+    """
+
+    title: str
+    rates: dict[Cell, Rate]
+    passes: str
+    ms: float | None
+
+
+def title(row: Row) -> str:
+    """ "R-TPT · views 8" """
+    name = "Undefended" if row["defense"] == UNDEFENDED else SURVEY[row["defense"]].title
+    return " · ".join([name, *(f"{k} {v}" for k, v in sorted(row["values"].items()))])
+
+
+def columns(rows: Sequence[Row]) -> list[Cell]:
+    """Clean first, then by radius, from the attacker who knows nothing upwards."""
+    order = ["clean", "transfer", *AWARE]
+    found = {Cell(r["step"], r["eps"]) for r in rows if r["step"] in order}
+    return sorted(found, key=lambda cell: (cell.eps, order.index(cell.step)))
+
+
+def lines(rows: Sequence[Row]) -> list[Line]:
+    """One a setting, in the order of the rows."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[title(row)].append(row)
+    return [_line(name, group) for name, group in groups.items()]
+
+
+def _line(name: str, rows: Sequence[Row]) -> Line:
+    good = [row for row in rows if not row["error"]]
+    rates = {}
+    for cell in columns(good):
+        mine = [r for r in good if (r["step"], r["eps"]) == (cell.step, cell.eps)]
+        rates[cell] = rate((r["picture"], r["standing"]) for r in mine)
+    alone = [r for r in good if r["step"] == "latency"]
+    answers = alone or [r for r in good if r["step"] == "clean"]
+    ms = 1000 * median(r["s"] for r in alone) if alone else None
+    return Line(name, rates, _passes(answers), ms)
+
+
+def _passes(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    f, b, tf, tb = (fmean(row[name] for row in rows) for name in ("f", "b", "tf", "tb"))
+    images = f"{f:.4g} f" + (f" + {b:.4g} b" if b else "")
+    text = f" · text {tf:.4g} f + {tb:.4g} b" if tf or tb else ""
+    return images + text
+
+
+def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    wanted = columns(rows)
+    head = ["defence", *(cell.title for cell in wanted), "passes", "ms"]
+    body = []
+    for line in lines(rows):
+        rates = [line.rates[c].percent() if c in line.rates else "not run" for c in wanted]
+        body.append([line.title, *rates, line.passes, "" if line.ms is None else f"{line.ms:.0f}"])
+    return head, body
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table, per cent of all pictures answered rightly, with 95 % intervals."""
+    head, body = _cells(rows)
+    text = [head, ["---"] * len(head), *body]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in text)
+
+
+def latex(rows: Sequence[Row]) -> str:
+    """The same as a tabular."""
+    head, body = _cells(rows)
+    text = [" & ".join(_escaped(cells)) + r" \\" for cells in (head, *body)]
+    text.insert(1, r"\midrule")
+    inner = "\n".join([r"\toprule", *text, r"\bottomrule"])
+    return f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}\n{inner}\n\\end{{tabular}}\n"
+
+
+def _escaped(cells: Sequence[str]) -> list[str]:
+    signs = str.maketrans({c: "\\" + c for c in "&%$#_{}"})
+    return [cell.translate(signs) for cell in cells]
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """A line a rate, in full precision."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(["defence", "step", "eps", "rate", "low", "high", "n", "passes", "ms"])
+    for line in lines(rows):
+        for cell, r in line.rates.items():
+            writer.writerow(
+                [line.title, cell.step, cell.eps, r.value, r.low, r.high, r.n, line.passes, line.ms]
+            )
+    return out.getvalue()
+
+
+def notes(rows: Sequence[Row]) -> Iterator[str]:
+    """What a reader must know beside the table: errors, ties, and what n cannot tell apart."""
+    failed: dict[tuple[str, str], int] = defaultdict(int)
+    for row in rows:
+        if row["error"]:
+            failed[title(row), row["error"]] += 1
+    for (name, error), n in failed.items():
+        yield f"{name}: {n} results are errors: {error}"
+    for cell in columns(rows):
+        yield from _ties(rows, cell)
+
+
+def _ties(rows: Sequence[Row], cell: Cell) -> Iterator[str]:
+    """The best defence of a column, and those that the pictures do not separate from it."""
+    outcomes: dict[str, dict[str, bool]] = defaultdict(dict)
+    for row in rows:
+        if (row["step"], row["eps"]) == (cell.step, cell.eps) and not row["error"]:
+            outcomes[title(row)].setdefault(row["picture"], row["standing"])
+    if len(outcomes) < 2:
+        return
+    best = max(outcomes, key=lambda name: fmean(outcomes[name].values()))
+    others = [
+        name
+        for name, found in outcomes.items()
+        if name != best and not mcnemar(outcomes[best], found).differ
+    ]
+    n = len(outcomes[best])
+    least = f"{100 * separable(n):.1f} points"
+    if others:
+        yield f"{cell.title}: {best} cannot be separated from {', '.join(others)} (n = {n})"
+    yield f"{cell.title}: differences below {least} cannot be separated on {n} pictures"

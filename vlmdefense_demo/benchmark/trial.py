@@ -1,0 +1,145 @@
+"""One setting of one defence on one batch: its answers, and who got past it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from vlmdefense_demo.benchmark.plan import Setting, Step
+from vlmdefense_demo.benchmark.scene import Scene
+from vlmdefense_demo.defenses.base import Defender
+from vlmdefense_demo.run import Meter
+from vlmdefense_demo.types import Cost, Images, RungName
+
+REPEATS = 3
+# Picture of the batch -> (radius, an image of it that got past a defence).
+Broken = defaultdict[int, list[tuple[float, Images]]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one step found out about a batch.
+
+    Args:
+        standing: (B,) whether each picture is still answered rightly after this step and those before.
+        costs: one a picture, or one that all of them share.
+        error: why there is nothing, "" if there is.
+    """
+
+    standing: Tensor
+    costs: Sequence[Cost]
+    error: str = ""
+
+    def each(self) -> Iterator[dict[str, float]]:
+        """What a picture took: passes of the image and the text tower, seconds."""
+        share = len(self.costs) / len(self.standing)
+        for i in range(len(self.standing)):
+            cost = self.costs[min(i, len(self.costs) - 1)]
+            yield {
+                "f": share * cost.image_forward, "b": share * cost.image_backward,
+                "tf": share * cost.text_forward, "tb": share * cost.text_backward,
+                "s": round(share * cost.seconds, 4),
+            }  # fmt: skip
+
+
+@dataclass
+class Trial:
+    """One setting of one defence on one batch: its answers, and who got past it.
+
+    Args:
+        broken: what broke a sibling, which the attackers of this one try first.
+    """
+
+    scene: Scene
+    setting: Setting
+    broken: Broken
+
+    def __post_init__(self) -> None:
+        self.method: Defender = self.setting.build()
+
+    def steps(self) -> Iterator[tuple[Step, float, Found]]:
+        """Every step of the plan, in the order an attacker climbs.
+
+        A picture that fell at a smaller radius, or to an attacker before, is not attacked again: its
+        adversarial twin lies in the larger ball, too.
+        """
+        scene, plan = self.scene, self.scene.plan
+        clean, cost = self._right(scene.x)
+        if "clean" in plan.steps:
+            yield "clean", 0.0, Found(clean, [cost])
+        if "latency" in plan.steps:
+            yield "latency", 0.0, Found(clean, self._alone())
+        standing = dict.fromkeys(plan.rungs, clean)
+        for eps in plan.eps:
+            if "transfer" not in plan.steps and not plan.rungs:
+                return
+            images, spent = scene.attacked(eps)
+            held = clean & self._right(images)[0]
+            if "transfer" in plan.steps:
+                yield "transfer", eps, Found(held, [spent])
+            for rung in plan.rungs:
+                held = held & standing[rung]
+                costs = [Cost() for _ in clean]
+                for i in held.nonzero().flatten().tolist():
+                    fell, costs[i] = self._attack(rung, eps, i, images[i : i + 1])
+                    held[i] = not fell
+                standing[rung] = held
+                yield rung, eps, Found(held, costs)
+
+    def _attack(self, rung: RungName, eps: float, i: int, transferred: Images) -> tuple[bool, Cost]:
+        """Whether the attacker of a rung gets picture i past the defence, and what that took.
+
+        One picture at a time: each is left as soon as it has fallen.
+        """
+        scene, known = self.scene, [image for radius, image in self.broken[i] if radius <= eps]
+        if self.method.kin and rung == "adaptive":
+            transferred = scene.of_kin(self.method.kin, eps, i)
+            known.append(transferred)
+        with scene.clf.meter.stage() as cost:
+            if not all(self._holds(image, i) for image in known):
+                return True, cost
+            opponent = scene.opponent(self.setting.name, self.method, eps, i)
+            _, attempt = opponent.rungs()[rung]
+            image = attempt(scene.x[i : i + 1], transferred)
+            held = self._holds(image, i)
+        if not held:
+            self.broken[i].append((eps, image))
+        return not held, cost
+
+    def _holds(self, image: Images, i: int) -> bool:
+        return bool(self._right(image, [i])[0])
+
+    def _right(self, x: Images, rows: list[int] | None = None) -> tuple[Tensor, Cost]:
+        """(B,) whether each picture, or those of `rows`, get their own label, in the shared draw."""
+        scene = self.scene
+        rows = list(range(len(scene.x))) if rows is None else rows
+        run, goal = scene.run.select(rows).child("judge"), scene.goal.select(torch.tensor(rows))
+        with torch.no_grad(), scene.clf.meter.stage() as cost:
+            logits = self.method(scene.clf, x, run=run).logits
+        return ~goal.reached(logits), cost
+
+    def _alone(self) -> list[Cost]:
+        """What each picture costs by itself, nothing remembered: the median time of three."""
+        scene = self.scene
+        clf = scene.clf.with_backbone(scene.backbone)
+        costs = []
+        for i in range(len(scene.x)):
+            run, x = scene.run.select([i]).child("judge"), scene.x[i : i + 1]
+            costs.append(_timed(partial(self.method, clf, x, run=run), clf.meter))
+        return costs
+
+
+def _timed(answer: Callable[[], object], meter: Meter) -> Cost:
+    costs = []
+    for _ in range(1 + REPEATS):
+        with torch.no_grad(), meter.stage() as cost:
+            answer()
+        costs.append(cost)
+    # The first of them pays for what ran before it, and for what a request pays once.
+    return replace(costs[-1], seconds=median(cost.seconds for cost in costs[1:]))
