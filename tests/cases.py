@@ -167,6 +167,15 @@ CASES: dict[str, Case] = {
     ),
     "smoothing": Case(base={"views": 16, "sigma": 0.2}),
     "agc": Case(base={"views": 5}),
+    "aom": Case(base={"views": 5}),
+    "hd": Case(
+        base={"steps": 3},
+        matter={"eps": ({"steps": 3, "eps": 4 / 255}, {"steps": 3, "eps": 8 / 255})},
+    ),
+    "mac": Case(
+        base={"threshold": 0.0, "steps": 2},
+        matter={"threshold": ({"threshold": 0.0}, {"threshold": 4.0})},
+    ),
     "dbd": Case(
         base={"views": 4, "threshold": 0.0},
         matter={"threshold": ({"views": 4, "threshold": 0.0}, {"views": 4, "threshold": 1.0})},

@@ -137,6 +137,20 @@ def lattice_step_size(eps: float, steps: int) -> float:
     return min(levels / LEVELS, eps)
 
 
+def check_step_size(step_size: float, eps: float) -> None:
+    """Refuse sign steps that cross a whole ball of radius `eps`; 0 is no ball to cross.
+
+    Raises:
+        InvalidParameter: every step would end on a corner, wherever it starts.
+    """
+    if 0 < 2 * eps < step_size - 1e-9:
+        raise InvalidParameter(
+            f"step_size={step_size * LEVELS:g}/255 is wider than the whole ball of "
+            f"eps={eps * LEVELS:g}/255.",
+            "Choose a step_size of at most twice eps.",
+        )
+
+
 def to_levels(x: Images) -> Tensor:
     """(B, 3, H, W) in [0, 1] -> uint8, rounded to the nearest level (never truncated)."""
     return (x.clamp(0, 1) * LEVELS).round().to(torch.uint8)

@@ -89,6 +89,10 @@ class Parameters:
     def __post_init__(self) -> None:
         for f in fields(type(self)):
             _check(f, getattr(self, f.name))
+        self.check_together()
+
+    def check_together(self) -> None:
+        """Raise InvalidParameter for values that are each in range and make no sense together."""
 
 
 T = TypeVar("T", bound=Parameters)

@@ -9,6 +9,7 @@ import torch
 
 from tests import tiny
 from vlmdefense_demo.defenses.training_free.csr import CSR
+from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.filters import blur, fourier_low_pass
 
 OPEN, SHUT = 1.0, 0.0
@@ -83,3 +84,8 @@ def test_the_attacker_who_knows_it_attacks_the_picture_and_its_blur(clf):
     target = CSR().surrogate(clf, tiny.run_for(2))
     expected = (clf(x) + clf(fourier_low_pass(x, 40.0))) / 2
     torch.testing.assert_close(target(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_step_wider_than_the_ball_is_refused():
+    with pytest.raises(InvalidParameter, match="wider than the whole ball"):
+        CSR(eps=1 / 255, step_size=3 / 255)

@@ -1,4 +1,4 @@
-"""Anti-Adversary and ET3: the steps in closed form, and what they can and cannot undo."""
+"""Anti-Adversary, ET3 and the hedge defence: the steps in closed form, and what they can and cannot undo."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from tests import tiny
-from vlmdefense_demo.defenses.training_free.descent import ET3, AntiAdversary
+from vlmdefense_demo.defenses.training_free.descent import ET3, AntiAdversary, Hedge
+from vlmdefense_demo.errors import InvalidParameter
 
-METHODS = (AntiAdversary, ET3)
+METHODS = (AntiAdversary, ET3, Hedge)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -21,7 +22,7 @@ def test_without_steps_the_undefended_model_answers(clf, method):
     assert torch.equal(method(steps=0)(clf, x, run=tiny.run_for(2)).logits, clf(x))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS[:2])
 def test_steps_of_no_length_change_nothing(clf, method):
     x = tiny.images(2)
     out = method(step_size=0.0)(clf, x, run=tiny.run_for(2))
@@ -86,3 +87,59 @@ def test_nothing_is_drawn(clf):
     x = tiny.images(1)
     one, two = (ET3()(clf, x, run=tiny.run_for(1, seed=s)).logits for s in (0, 1))
     assert torch.equal(one, two)
+
+
+# --- the hedge defence ---------------------------------------------------------------------------
+
+
+def hedge_start(x, eps):
+    return tiny.run_for(len(x)).child("start").uniform(x, -eps, eps)
+
+
+def test_hedging_is_the_sum_over_all_labels_of_the_cross_entropy(clf):
+    logits = clf(tiny.images(3))
+    k = logits.shape[1]
+    each = [F.cross_entropy(logits, torch.full((3,), c), reduction="none") for c in range(k)]
+    energy = Hedge().energy(logits, logits.argmax(1))
+    torch.testing.assert_close(energy, -torch.stack(each).sum(0) / k)
+    uniform = torch.full_like(logits, 1 / k)
+    divergence = F.kl_div(logits.log_softmax(1), uniform, reduction="none").sum(1)
+    torch.testing.assert_close(energy, -divergence - math.log(k))
+
+
+def test_a_hedging_step_by_hand(clf):
+    """grad of the mean of the logits' log-softmax: mean_c grad l_c - sum_c p_c grad l_c."""
+    x, a, eps = tiny.images(1).clamp(0.3, 0.7), 2 / 255, 8 / 255
+    out = Hedge(steps=1, step_size=a, eps=eps)(clf, x, run=tiny.run_for(1))
+    d0 = hedge_start(x, eps)
+    leaf = (x + d0).requires_grad_()
+    logits = clf(leaf)[0]
+    rows = [torch.autograd.grad(z, leaf, retain_graph=True)[0] for z in logits]
+    p = logits.detach().softmax(0)
+    gradient = sum((1 / len(p) - share) * row for share, row in zip(p, rows, strict=True))
+    steep = gradient.abs() > 1e-3 * gradient.abs().max()
+    expected = x + (d0 - a * gradient.sign()).clamp(-eps, eps)
+    assert steep.float().mean() > 0.5
+    torch.testing.assert_close(out.image[steep], expected[steep])
+
+
+def test_hedging_makes_the_model_less_sure_and_stays_in_its_ball(clf):
+    x = tiny.images(3)
+    out = Hedge(steps=10)(clf, x, run=tiny.run_for(3))
+    assert (out.image - x).abs().max() <= 8 / 255 + 1e-6
+    noise = clf((x + hedge_start(x, 8 / 255)).clamp(0, 1)).log_softmax(1).mean(1)
+    # The mean log-probability is largest for the uniform answer, and hedging lowers it.
+    assert (out.logits.log_softmax(1).mean(1) < noise).all()
+
+
+def test_a_hedging_step_wider_than_its_ball_is_refused():
+    with pytest.raises(InvalidParameter, match="wider than the whole ball"):
+        Hedge(step_size=5 / 255, eps=2 / 255)
+
+
+def test_an_attacker_takes_five_steps_of_twenty(clf):
+    x = tiny.images(1)
+    target = Hedge().surrogate(clf, tiny.run_for(1))
+    with clf.meter.stage() as cost:
+        target(x)
+    assert (cost.image_forward, cost.image_backward) == (6, 5)

@@ -1,4 +1,4 @@
-"""AGC and DBD: where on the sphere the feature goes, and what its own weight becomes."""
+"""AGC, AOM and DBD: where on the sphere the feature goes, and what its own weight becomes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import torch
 import torch.nn.functional as F
 
 from tests import tiny
-from vlmdefense_demo.defenses.training_free.geodesic import AGC, DBD, _rounded, geodesic
+from vlmdefense_demo.defenses.training_free.geodesic import (
+    AGC,
+    AOM,
+    DBD,
+    _rounded,
+    geodesic,
+)
+from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.models.classifier import unit
 
 
@@ -75,6 +82,44 @@ def test_past_the_views_the_picture_counts_against_its_own_answer(clf):
     assert ballot.weights[0] < 0 < ballot.weights[1]
     feature = F.normalize(ballot.weights @ f, dim=0)
     torch.testing.assert_close(ballot.answer, clf.logits(feature[None])[0], rtol=1e-4, atol=1e-3)
+
+
+def test_a_low_end_above_the_high_one_is_refused():
+    with pytest.raises(InvalidParameter, match="is above high"):
+        AGC(low=0.9, high=0.5)
+
+
+# --- AOM -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 2.0])
+def test_aom_goes_the_given_part_of_the_way_to_the_mean_of_noisy_copies(clf, beta):
+    x, method = tiny.images(1), AOM(views=6, beta=beta)
+    pictures = method.draw(clf, x, tiny.run_for(1))
+    f = clf.encode_image(pictures)
+    anchor = F.normalize(f[1:].mean(0), dim=0)
+    theta = math.acos(float(f[0] @ anchor))
+    z = math.sin((1 - beta) * theta) * f[0] + math.sin(beta * theta) * anchor
+    out = method(clf, x, run=tiny.run_for(1))
+    expected = clf.logits(F.normalize(z, dim=0)[None])
+    torch.testing.assert_close(out.logits, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_aoms_copies_are_the_picture_and_gaussian_noise(clf):
+    x = tiny.images(2).clamp(0.45, 0.55)
+    pictures = AOM(views=9, sigma=0.05).draw(clf, x, tiny.run_for(2)).unflatten(0, (2, 9))
+    assert torch.equal(pictures[:, 0], x)
+    noise = pictures[:, 1:] - x.unsqueeze(1)
+    assert noise.mean().item() == pytest.approx(0, abs=1e-3)
+    assert noise.std().item() == pytest.approx(0.05, rel=0.02)
+    assert not torch.equal(noise[:, 0], noise[:, 1])
+
+
+@pytest.mark.parametrize("settings", [{"sigma": 0.0}, {"beta": 0.0}])
+def test_aom_of_no_strength_is_the_undefended_answer(clf, settings):
+    x = tiny.images(2)
+    out = AOM(views=4, **settings)(clf, x, run=tiny.run_for(2))
+    torch.testing.assert_close(out.logits, clf(x), rtol=1e-4, atol=1e-3)
 
 
 # --- DBD -----------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def test_both_gates_stay_in_the_ball_and_the_box(clf, tau, levels):
     x = tiny.images(3)
     assert (x == 0).any()
     assert (x == 1).any()
-    out = TTC(eps=levels / 255, step_size=4 / 255, tau=tau)(clf, x, run=run(3))
+    out = TTC(eps=levels / 255, step_size=min(4, 2 * levels) / 255, tau=tau)(clf, x, run=run(3))
     assert (out.image - x).abs().max() <= levels / 255 + 1e-6
     assert out.image.min() >= 0
     assert out.image.max() <= 1

@@ -179,6 +179,20 @@ DEFENSES = (
           "authors' code without licence; own code", "faithful",
           "The picture walks down the energy of all answers, which the likely ones dominate.",
           "(N + 1) f + N b", "defenses.training_free.descent:ET3", ("unaware", "adapts")),
+    Entry("hd", "Hedge defence", "defense", "training_free",
+          "Attacking Adversarial Attacks as A Defense", "arXiv", 2021,
+          "https://arxiv.org/abs/2106.04938", "own code", "faithful",
+          "The picture is pushed away from all answers alike: the wrong one should give way first.",
+          "(N + 1) f + N b", "defenses.training_free.descent:Hedge",
+          ("unaware", "adapts", "randomised")),
+    Entry("aom", "AOM", "defense", "training_free",
+          "On the Zero-shot Adversarial Robustness of Vision-Language Models: A Truly Zero-shot and "
+          "Training-free Approach", "CVPR", 2025,
+          "https://openaccess.thecvf.com/content/CVPR2025/html/"
+          "Tong_On_the_Zero-shot_Adversarial_Robustness_of_Vision-Language_Models_A_Truly_CVPR_2025_paper.html",
+          "no code published; own code", "simplified",
+          "The feature takes one step towards the mean of noisy copies' features.", "V f",
+          "defenses.training_free.geodesic:AOM", ("unaware", "randomised")),
     Entry("agc", "AGC", "defense", "training_free",
           "AGC: Adaptive Geodesic Correction for Adversarial Robustness on Vision-Language Models",
           "arXiv", 2026, "https://arxiv.org/abs/2605.15584", "authors' code said to be MIT; own code",
@@ -207,5 +221,12 @@ DEFENSES = (
           "faithful",
           "If noise hardly moves the image's feature, push the image away from that feature.",
           "(N + 2) f + N b; 3 f while the gate stays shut", "defenses.training_free.ttc:TTC",
+          ("unaware", "adapts", "randomised")),
+    Entry("mac", "MAC", "defense", "training_free",
+          "When CLIP Sees More, It Fights Back Harder: Multi-View Guided Adaptive Counterattacks for "
+          "Test-Time Adversarial Robustness", "CVPR", 2026, "https://github.com/sunoh-kim/MAC",
+          "authors' code MIT; own code", "faithful",
+          "If a small change moves the feature far, push each view away from its own feature.",
+          "V (N + 3) f + V N b; 3 V f while the gate stays shut", "defenses.training_free.mac:MAC",
           ("unaware", "adapts", "randomised")),
 )  # fmt: skip

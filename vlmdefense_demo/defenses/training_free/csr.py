@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlmdefense_demo.defenses.base import Defender
 from vlmdefense_demo.filters import fourier_low_pass
-from vlmdefense_demo.geometry import in_range
+from vlmdefense_demo.geometry import check_step_size, in_range
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
@@ -59,6 +59,10 @@ class CSR(Defender):
         "APGD with two losses on the mean of the answers to the picture and to its blur: who fools "
         "both keeps the gate shut and poisons what the steps pull towards."
     )
+
+    def check_together(self) -> None:
+        """A step may not cross the whole ball."""
+        check_step_size(self.step_size, self.eps)
 
     def __call__(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> DefenseResult:
         """(B, 3, H, W) -> logits; the rectification is a constant to an attacker's gradient."""

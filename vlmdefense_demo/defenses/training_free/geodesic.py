@@ -19,6 +19,7 @@ from vlmdefense_demo import filters
 from vlmdefense_demo.defenses.multiview import Ballot, MultiView, confident
 from vlmdefense_demo.defenses.training_free.votes import combined
 from vlmdefense_demo.defenses.views import random_views
+from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.geometry import in_range, passed_by
 from vlmdefense_demo.models.classifier import ZeroShotClassifier, unit
 from vlmdefense_demo.run import Run
@@ -32,7 +33,34 @@ BITS, QUALITIES, NOISES, NOISE, KERNEL, SIGMA = 3, (50, 60, 75), 6, 0.1, 5, 1.1
 
 
 @dataclass(frozen=True)
-class AGC(MultiView):
+class Geodesic(MultiView):
+    """Along the great circle from the feature to its views' mean direction; a subclass says how far."""
+
+    def reach(self, x: Tensor, views: Features) -> Tensor:
+        """(D,) the picture's feature, (V - 1, D) its views' -> () beta: 0 is the picture, 1 the mean."""
+        raise NotImplementedError
+
+    def vote(self, clf: ZeroShotClassifier, f: Features, state: Any) -> Ballot:
+        """The moved feature answers."""
+        x, views = f[0], f[1:]
+        anchor = unit(views.mean(0, keepdim=True))[0]
+        beta = self.reach(x, views)
+        own, others = geodesic(x, anchor, beta)
+        each = others / (len(views) * views.mean(0).norm())
+        weights = torch.cat([own[None], each.expand(len(views))])
+        notes = (
+            Note(
+                "beta: 0 the picture, 1 its views, more is past them",
+                float(beta.detach()),
+                "number",
+            ),
+            Note("angle between the picture and its views, degrees", _degrees(x, anchor), "number"),
+        )
+        return combined(clf, f, weights, notes=notes)
+
+
+@dataclass(frozen=True)
+class AGC(Geodesic):
     """Along the great circle from the feature to the mean of its views, and further if they disagree.
 
     Source: Li et al., "AGC: Adaptive Geodesic Correction", 2026 (arXiv 2605.15584). Differs from the authors' code:
@@ -51,6 +79,15 @@ class AGC(MultiView):
         "Gradients averaged over freshly drawn perspectives, through the geodesic."
     )
 
+    def check_together(self) -> None:
+        """The low end may not lie above the high one."""
+        if self.low > self.high:
+            raise InvalidParameter(
+                f"low={self.low:g} is above high={self.high:g}: pictures whose views disagree would "
+                "move less than those whose views agree.",
+                "Choose low at most high.",
+            )
+
     def draw(self, clf: ZeroShotClassifier, x: Images, run: Run) -> Images:
         """The picture, then random perspectives of it on black."""
         height, width = x.shape[2:]
@@ -62,28 +99,44 @@ class AGC(MultiView):
             rows += [perspective(row, corners, _bent(corners, d, width, height)) for d in drawn]
         return torch.stack(rows)
 
-    def vote(self, clf: ZeroShotClassifier, f: Features, state: Any) -> Ballot:
-        """The corrected feature answers."""
-        x, views = f[0], f[1:]
-        anchor = unit(views.mean(0, keepdim=True))[0]
+    def reach(self, x: Tensor, views: Features) -> Tensor:
+        """Further the more the views differ from the picture and agree with each other."""
         outlying = (1 - (views @ x).mean()).clamp(0, 1)
         pairs = views @ views.T
         others = len(views) * (len(views) - 1)
         trust = (((pairs.sum() - pairs.diagonal().sum()) / others + 1) / 2).clamp(0, 1)
         # A power below one has an infinite slope at zero.
-        beta = self.low + (self.high - self.low) * outlying.clamp_min(TINY) ** POWER * trust
-        own, others_share = geodesic(x, anchor, beta)
-        each = others_share / (len(views) * views.mean(0).norm())
-        weights = torch.cat([own[None], each.expand(len(views))])
-        notes = (
-            Note(
-                "beta: 0 the picture, 1 its views, more is past them",
-                float(beta.detach()),
-                "number",
-            ),
-            Note("angle between the picture and its views, degrees", _degrees(x, anchor), "number"),
-        )
-        return combined(clf, f, weights, notes=notes)
+        return self.low + (self.high - self.low) * outlying.clamp_min(TINY) ** POWER * trust
+
+
+@dataclass(frozen=True)
+class AOM(Geodesic):
+    """One step along the great circle from the feature to the mean of noisy copies' features.
+
+    Source: Tong et al., "On the Zero-shot Adversarial Robustness of Vision-Language Models", CVPR
+    2025. Simplified: the authors' code is not public, and this is their idea (Gaussian noise anchors,
+    one move in the embedding space) on AGC's machinery; sigma, the number of copies and how far the step
+    goes are ours. Nothing measured here says anything about their numbers.
+
+    Update: z = slerp(f, a, beta), a the mean direction of the copies' features; beta > 1 goes past a.
+    """
+
+    views: Annotated[int, Range(2, 64, 1), "noisy copies, the picture itself included"] = 17
+    sigma: Annotated[float, Range(0, 0.5, 0.01), "of the noise; 0 leaves the picture alone"] = 0.1
+    beta: Annotated[float, Range(0, 4, 0.05), "0 the picture, 1 its copies, more is past them"] = (
+        1.0
+    )
+    recipe: ClassVar[str] = "Gradients averaged over freshly drawn noise, through the geodesic."
+
+    def draw(self, clf: ZeroShotClassifier, x: Images, run: Run) -> Images:
+        """The picture, then copies with noise of their own."""
+        copies = x.unsqueeze(1).expand(-1, self.views - 1, -1, -1, -1)
+        noise = self.sigma * run.child("noise").normal(copies)
+        return torch.cat([x.unsqueeze(1), in_range(copies + noise)], dim=1).flatten(0, 1)
+
+    def reach(self, x: Tensor, views: Features) -> Tensor:
+        """The same for every picture."""
+        return torch.tensor(self.beta, device=x.device)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from vlmdefense_demo.defenses.base import Defender
-from vlmdefense_demo.geometry import in_range
+from vlmdefense_demo.defenses.training_free.counterattack import boxed, drift, pushed
+from vlmdefense_demo.geometry import check_step_size, in_range
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
@@ -51,6 +52,10 @@ class TTC(Defender):
         "no slope to follow."
     )
 
+    def check_together(self) -> None:
+        """A step may not cross the whole ball."""
+        check_step_size(self.step_size, self.eps)
+
     def __call__(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> DefenseResult:
         """(B, 3, H, W) -> logits of the counterattacked images.
 
@@ -58,8 +63,7 @@ class TTC(Defender):
         because sign has no slope, though many signs flip within a small step.
         """
         x0 = x.detach()
-        noise = run.child("noise").uniform(x0, -self.eps, self.eps)
-        noise = (x0 + noise).clamp(0, 1) - x0
+        noise = boxed(x0, run.child("noise").uniform(x0, -self.eps, self.eps), self.eps)
         with torch.no_grad():
             anchor = clf.encode_image(x0, normalize=False)
         delta, tau = self._counter(clf, x0, noise, anchor, run)
@@ -81,17 +85,13 @@ class TTC(Defender):
         tau = attacked = torch.empty(0)
         for i in range(max(1, self.steps)):
             run.step(i, self.steps)
-            with torch.enable_grad():
-                leaf = delta.detach().requires_grad_(self.steps > 0)
-                drift = clf.encode_image(x + leaf, normalize=False) - anchor
-                if i == 0:
-                    tau = (drift.norm(dim=1) / anchor.norm(dim=1)).detach()
-                    attacked = tau < self.tau
-                if self.steps == 0 or not bool(attacked.any()):
-                    break
-                gradient = torch.autograd.grad(drift.square().sum(), leaf)[0]
-            delta = delta.detach() + self.step_size * gradient.sign()
-            delta = (x + delta.clamp(-self.eps, self.eps)).clamp(0, 1) - x
+            leaf, moved = drift(clf, x, anchor, delta, self.steps > 0)
+            if i == 0:
+                tau = (moved.norm(dim=1) / anchor.norm(dim=1)).detach()
+                attacked = tau < self.tau
+            if self.steps == 0 or not bool(attacked.any()):
+                break
+            delta = pushed(x, leaf, moved, self.step_size, self.eps)
             total = total + weights[i + 1] * delta
         return torch.where(attacked[:, None, None, None], total, noise).detach(), tau
 
