@@ -96,6 +96,19 @@ def test_truth_and_target_are_taken(call):
     assert card["attack"]["targeted"]
 
 
+def test_two_defences_in_a_row_are_one_card_with_the_settings_of_both(call):
+    code, out, err = call("--defenses", "fare+ttc", "--set", "fare+ttc.ttc_steps=3", "--json", "-")
+    assert (code, err) == (0, "")
+    card = cards(out)["fare+ttc"]
+    assert card["title"] == "FARE, then TTC"
+    assert card["params"]["ttc_steps"] == 3
+    assert card["params"]["fare_alpha"] == 1
+    assert call("--defenses", "ttc+fare")[::2] == (2, (
+        "FARE after TTC comes too late: TTC has answered with the model as it was. "
+        "The other way round it works: fare+ttc.\n"
+    ))  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [

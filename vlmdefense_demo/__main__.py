@@ -55,11 +55,12 @@ def _compare(some: Parsers) -> None:
     compare.add_argument("--attack", default="pgd", choices=list(methods("attack")))
     compare.add_argument("--eps", type=float, default=4, help="radius in /255")
     compare.add_argument(
-        "--defenses", help="ids, or empty; default: all that the model has weights for"
+        "--defenses",
+        help="ids, or empty; two in a row: fare+ttc; default: all that the model has weights for",
     )
     compare.add_argument(
         "--set", action="append", default=[], metavar="METHOD.FIELD=VALUE",
-        help="a parameter in display units, e.g. rtpt.views=32 or pgd.steps=20",
+        help="a parameter in display units, e.g. rtpt.views=32, pgd.steps=20, fare+ttc.ttc_steps=5",
     )  # fmt: skip
     compare.add_argument("--truth", help="the right label; default: the model's own clean answer")
     compare.add_argument("--goal", default="", help="wrong, runner-up, least likely, label, …")
@@ -115,7 +116,9 @@ def _trial(some: Parsers) -> None:
     trial.add_argument("--photos", type=int, default=200)
     trial.add_argument("--attacks", default="pgd", help="ids; with defences exactly one")
     trial.add_argument("--eps", default="4", help="radii in /255, comma separated")
-    trial.add_argument("--defenses", default="", help="ids, comma separated")
+    trial.add_argument(
+        "--defenses", default="", help="ids, comma separated; fare+ttc is a pipeline"
+    )
     trial.add_argument("--rungs", default="", help="white_box, adaptive, black_box")
     trial.add_argument("--budget", default="interactive", choices=("interactive", "batch"))
     trial.add_argument("--fresh", type=int, help="draws a random defence is judged in again")

@@ -41,6 +41,7 @@ def defend(
     """Classify a batch under a defence, in the ambient grad mode; the result carries its cost.
 
     Args:
+        id: of a defence, or of two in a row: "fare+ttc", whose fields are ``ttc_steps`` and the like.
         x: (B, 3, H, W).
         params: the defence's fields in pixel units.
     """

@@ -62,7 +62,7 @@ class Request:
         labels: 2 to 100 labels; "dog = puppy" makes two labels one answer.
         template: with one ``{}``.
         attack: id of an attack, its parameters in display units; None only classifies.
-        defenses: id -> parameters in display units, in the order of the cards.
+        defenses: id, or "first+second" -> parameters in display units, in the order of the cards.
         reference: the true label, if a person knows it; else the undefended clean answer.
         aim: where the attack should lead.
         seed: of all noise.

@@ -46,6 +46,8 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "ddn": {"steps": 20},
     "cw": {"searches": 1, "steps": 20},
 }
+# Settings under which a gate opens, so that all stated passes are spent.
+OPEN: dict[str, dict[str, Any]] = {"ttc": {"tau": 4}, "mac": {"threshold": 0}}
 BATCH = 8
 VIEWS = 64
 
@@ -124,7 +126,7 @@ def measure(backbone: Backbone, repeats: int = 15) -> Iterator[str]:
         )
         yield str(Share(found.title, alone, many))
     for row in map(entry, usable(backbone.name)):
-        method = row.build({"tau": 4} if row.id == "ttc" else {})
+        method = row.build(OPEN.get(row.id, {}))
         cost = method.expected_cost(len(LABELS))
 
         def defend(method: object = method) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmdefense_demo.survey import SURVEY
+from vlmdefense_demo.survey import entry
 from vlmdefense_demo.training.report import wilson
 
 Row = dict[str, Any]
@@ -49,7 +49,7 @@ def _flags(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         cards[row["defense"]][row["photo"], row["attack"], row["eps"]] = row["flags"]
     for defense, found in cards.items():
-        always = SURVEY[defense].flags if defense in SURVEY else ()
+        always = entry(defense).flags if defense != "undefended" else ()
         raised = Counter(flag for flags in found.values() for flag in flags)
         for flag in sorted(raised.keys() - set(always)):
             yield f"{defense:10} flag {flag:16} on {raised[flag]} of {len(found)} cards"

@@ -206,6 +206,15 @@ def test_defend_answers_one_row_a_defence(client, cat):
     assert rows[1]["top"][0]["label"] == "cat"
 
 
+def test_two_defences_in_a_row_are_one_row(client, cat):
+    chosen = {"fare": {}, "fare+anti_adversary": {"anti_adversary_steps": 3}}
+    answer = client.predict(handle_file(cat), LABELS, chosen, api_name="/defend")
+    fare, both = answer["defenses"]
+    assert (both["id"], both["paradigm"]) == ("fare+anti_adversary", "training_free")
+    passes = [(r["passes"]["image_forward"], r["passes"]["image_backward"]) for r in (fare, both)]
+    assert passes == [(1, 0), (4, 3)]
+
+
 def test_a_defence_that_cannot_run_is_a_row_with_its_error(client, cat):
     answer = client.predict(handle_file(cat), LABELS, ["rtpt", "fare"], 0, "{}", api_name="/defend")
     rtpt, fare = answer["defenses"]
@@ -317,6 +326,8 @@ def test_labels_that_cannot_be_used(client, cat, labels, sentence):
         ({"defenses": ["nope"]}, "Unknown defense 'nope'. Known: "),
         ({"defenses": ["pgd"]}, "Unknown defense 'pgd'"),
         ({"defenses": "fare"}, "defenses expects a list of ids or an object"),
+        ({"defenses": ["rtpt+fare"]}, "FARE after R-TPT comes too late"),
+        ({"defenses": {"fare+ttc": {"steps": 3}}}, "Unknown parameter 'steps'. Known: fare_alpha"),
         ({"defenses": [1]}, "defenses expects a list of ids or an object"),
         ({"defenses": {"rtpt": 8}}, "defenses expects a list of ids or an object"),
         ({"defenses": {"rtpt": {"views": 1}}}, "views=1 is outside [2, 64]"),

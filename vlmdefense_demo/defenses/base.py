@@ -21,6 +21,7 @@ class Defender(Parameters):
         weights: the id its trained weights are listed under (models/variants.py), "" without any.
         kin: id of a simpler defence whose adversarial images carry over; in batches its attacker is
             tried first, once for all that share it.
+        leads: whether another defence can go on with what it hands over: `model` and `picture`.
     """
 
     adaptive: ClassVar[Adaptive]
@@ -28,10 +29,19 @@ class Defender(Parameters):
     recipe: ClassVar[str]
     weights: ClassVar[str] = ""
     kin: ClassVar[str] = ""
+    leads: ClassVar[bool] = False
 
     def __call__(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> DefenseResult:
         """(B, 3, H, W) -> logits under the defence, in the ambient grad mode."""
         raise NotImplementedError
+
+    def model(self, clf: ZeroShotClassifier) -> ZeroShotClassifier:
+        """The classifier a second defence works on; the same one unless a tower is swapped."""
+        return clf
+
+    def picture(self, x: Images, run: Run) -> Images:
+        """(B, 3, H, W) what a second defence sees, with the slope an attacker gets; x unless filtered."""
+        return x
 
     def expected_cost(self, n_labels: int) -> Cost:
         """Passes per image."""

@@ -7,6 +7,7 @@ Cheap and made per request. The classifier owns the request's meter, and `encode
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,6 +23,21 @@ from vlmdefense_demo.run import Meter
 from vlmdefense_demo.types import Features, Images, Logits
 
 TINY = 1e-12
+
+
+@dataclass
+class Texts:
+    """What a request encodes once; shared by the classifiers made from one, whose text tower is the same.
+
+    Args:
+        learned: (K, D) features of the labels behind learned words, by method.
+        blank: (D,) the mean of the templates without a class.
+        hand: the hand prompt, its words as a leaf, and the features grown from it.
+    """
+
+    learned: dict[str, Features] = field(default_factory=dict)
+    blank: Features | None = None
+    hand: tuple[ContextPrompts, Tensor, Features] | None = None
 
 
 class ZeroShotClassifier:
@@ -54,9 +70,7 @@ class ZeroShotClassifier:
         self.template = clean_template(template)
         self.meter = meter or Meter(backbone.device)
         self.learned = dict(learned or {})
-        self._learned_text: dict[str, Features] = {}
-        self._blank: Features | None = None
-        self._hand: tuple[ContextPrompts, Tensor, Features] | None = None
+        self._texts = Texts()
         self.text_features = (
             self.encode_text(self.prompts).detach() if text_features is None else text_features
         )
@@ -112,22 +126,22 @@ class ZeroShotClassifier:
         Raises:
             InvalidLabels: the template has no words before the label.
         """
-        if self._hand is None:
+        if self._texts.hand is None:
             prompts = self.context_prompts()
             with torch.enable_grad():
                 context = prompts.initial.clone().requires_grad_()
-                self._hand = prompts, context, self.encode_context(prompts, context)
-        return self._hand
+                self._texts.hand = prompts, context, self.encode_context(prompts, context)
+        return self._texts.hand
 
     def blank_text(self) -> Features:
         """(D,) unit-norm mean feature of the 80 ImageNet templates without a class, once a request."""
-        if self._blank is None:
+        if self._texts.blank is None:
             import open_clip
 
             prompts = [template("") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
             with torch.no_grad():
-                self._blank = unit(self.encode_text(prompts).mean(0, keepdim=True))[0]
-        return self._blank
+                self._texts.blank = unit(self.encode_text(prompts).mean(0, keepdim=True))[0]
+        return self._texts.blank
 
     def placeholder_prompts(self, n_ctx: int) -> ContextPrompts:
         """The labels behind n_ctx words that are to be learned."""
@@ -148,12 +162,12 @@ class ZeroShotClassifier:
             MissingWeights: nothing was learned for this model.
             InvalidLabels: a label does not fit behind the learned words.
         """
-        if method not in self._learned_text:
+        if method not in self._texts.learned:
             context = self.learned_context(method).context
             with torch.no_grad():
                 prompts = self.placeholder_prompts(len(context))
-                self._learned_text[method] = self.encode_context(prompts, context)
-        return self.with_text(self._learned_text[method])
+                self._texts.learned[method] = self.encode_context(prompts, context)
+        return self.with_text(self._texts.learned[method])
 
     def encode_context(self, prompts: ContextPrompts, context: Tensor) -> Features:
         """(n_ctx, d) context vectors -> (K, D) unit-norm text features, differentiable."""
@@ -167,10 +181,10 @@ class ZeroShotClassifier:
         Raises:
             InvalidLabels: a label does not fit behind "a photo of a".
         """
-        if method not in self._learned_text:
+        if method not in self._texts.learned:
             with torch.no_grad():
-                self._learned_text[method] = self.encode_prompted_labels(prompts)
-        return self.with_text(self._learned_text[method])
+                self._texts.learned[method] = self.encode_prompted_labels(prompts)
+        return self.with_text(self._texts.learned[method])
 
     def encode_prompted_image(self, x: Images, prompts: DeepPrompts) -> Features:
         """(B, 3, H, W) in [0, 1] -> (B, D) unit-norm image features, seen through deep prompts."""
@@ -217,7 +231,7 @@ class ZeroShotClassifier:
         return self._with(backbone, self.text_features)
 
     def _with(self, backbone: Backbone, text_features: Features) -> ZeroShotClassifier:
-        return ZeroShotClassifier(
+        other = ZeroShotClassifier(
             backbone,
             self.labels,
             self.template,
@@ -225,6 +239,8 @@ class ZeroShotClassifier:
             text_features=text_features,
             learned=self.learned,
         )
+        other._texts = self._texts
+        return other
 
 
 def unit(features: Features) -> Features:

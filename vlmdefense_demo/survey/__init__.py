@@ -13,6 +13,7 @@ from vlmdefense_demo.errors import UnknownMethod
 from vlmdefense_demo.survey.attacks import ATTACKS
 from vlmdefense_demo.survey.defenses import DEFENSES, FIRST
 from vlmdefense_demo.survey.entry import Entry, Kind
+from vlmdefense_demo.survey.pipeline import THEN, pipeline, refusal
 from vlmdefense_demo.types import Paradigm
 
 if TYPE_CHECKING:
@@ -29,11 +30,14 @@ SURVEY: dict[str, Entry] = {e.id: e for e in (*ATTACKS, *DEFENSES)}
 
 
 def entry(id: str, kind: Kind | None = None) -> Entry:
-    """The row of a method.
+    """The row of a method, or of two defences in a row: "fare+ttc".
 
     Raises:
         UnknownMethod: no such id, or it is of the other kind.
+        InvalidParameter: two defences that cannot follow each other.
     """
+    if THEN in id and kind != "attack":
+        return pipeline(id, {part: entry(part, "defense") for part in id.split(THEN)})
     known = methods(kind)
     if id not in known:
         raise UnknownMethod(f"Unknown {kind or 'method'} {id!r}.", f"Known: {', '.join(known)}.")
@@ -68,6 +72,16 @@ def usable(model: str, paradigm: Paradigm | None = None) -> tuple[str, ...]:
     """Defences that a model has weights for, in the survey's order."""
     greyed = unavailable(model, paradigm)
     return tuple(id for id in methods("defense", paradigm) if id not in greyed)
+
+
+def leaders(model: str) -> tuple[str, ...]:
+    """The defences of a model that another can follow."""
+    return tuple(id for id in usable(model) if defender(entry(id)).leads)
+
+
+def followers(model: str, first: str) -> tuple[str, ...]:
+    """The defences of a model that can follow `first`, in the survey's order."""
+    return tuple(id for id in usable(model) if not refusal(entry(first), entry(id)))
 
 
 def methods(kind: Kind | None = None, paradigm: Paradigm | None = None) -> dict[str, Entry]:

@@ -48,6 +48,16 @@ class Entry:
         return getattr(import_module(f"vlmdefense_demo.{module}"), name)
 
     @property
+    def rows(self) -> tuple[Entry, ...]:
+        """The rows it is made of: itself, or the parts of a pipeline."""
+        return (self,)
+
+    @property
+    def words(self) -> dict[str, str]:
+        """Every parameter's name -> what people read."""
+        return {f.name: f.name.replace("_", " ") for f in fields(self.cls)}
+
+    @property
     def adjustable(self) -> bool:
         """Whether the method has any parameter."""
         return bool(fields(self.cls))

@@ -140,7 +140,7 @@ class Calls:
         Args:
             image: a picture.
             labels: 2 to 100 labels.
-            defenses: ids of /methods, or {id: parameters}.
+            defenses: ids of /methods, or {id: parameters}; "fare+ttc" is two in a row.
             seed: of all noise.
             template: prompt with {} for the label.
             model: a catalog name.
@@ -163,7 +163,7 @@ class Calls:
             labels: 2 to 100 labels.
             attack: an attack id of /methods.
             attack_params: its parameters, eps in /255.
-            defenses: ids of /methods, or {id: parameters}.
+            defenses: ids of /methods, or {id: parameters}; "fare+ttc" is two in a row.
             target: the label to reach, empty for any wrong one; with goal "caption" a text.
             seed: of all noise.
             template: prompt with {} for the label.

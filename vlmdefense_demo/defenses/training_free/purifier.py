@@ -27,6 +27,7 @@ class Purifier(Defender):
 
     adaptive: ClassVar[Adaptive] = "bpda"
     stochastic: ClassVar[bool] = False
+    leads: ClassVar[bool] = True
     recipe: ClassVar[str] = PAST
 
     def purify(self, x: Images, run: Run) -> Images:
@@ -35,11 +36,14 @@ class Purifier(Defender):
 
     def __call__(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> DefenseResult:
         """(B, 3, H, W) -> logits of the filtered pictures."""
-        image = self.purify(x, run)
-        if self.adaptive == "bpda" and image is not x:
-            image = passed_by(x, image)
+        image = self.picture(x, run)
         features = clf.encode_image(image)
         return DefenseResult(clf.logits(features), image.detach(), features)
+
+    def picture(self, x: Images, run: Run) -> Images:
+        """(B, 3, H, W) -> the filtered pictures, with the slope an attacker is given."""
+        image = self.purify(x, run)
+        return image if self.adaptive != "bpda" or image is x else passed_by(x, image)
 
     def expected_cost(self, n_labels: int) -> Cost:
         """One forward; the filter itself asks no tower."""

@@ -32,6 +32,7 @@ class RobustTower(Defender):
     ] = "largest"
     adaptive: ClassVar[Adaptive] = "exact"
     stochastic: ClassVar[bool] = False
+    leads: ClassVar[bool] = True
     recipe: ClassVar[str] = (
         "APGD with two losses on the robust tower itself; its gradient is exact."
     )
@@ -42,7 +43,7 @@ class RobustTower(Defender):
         Raises:
             MissingWeights: no such tower exists for this model, or it cannot be fetched.
         """
-        robust = clf.with_backbone(self.tower(clf.backbone))
+        robust = self.model(clf)
         features = robust.encode_image(x)
         notes = variants.training_notes(clf.backbone, self.weights, self.eps)
         return DefenseResult(robust.logits(features), features=features, notes=(notes,) * len(x))
@@ -53,16 +54,17 @@ class RobustTower(Defender):
         """Confidence in the right label on both pictures, from the clean tower to the robust one."""
         if variants.megabytes(clf.backbone, self.weights, self.eps) > MIXED_BELOW:
             return ()
-        probs = [
-            clf.with_backbone(replace(self, alpha=alpha).tower(clf.backbone))(pair).softmax(1)
-            for alpha in MIXTURES
-        ]
+        probs = [replace(self, alpha=alpha).model(clf)(pair).softmax(1) for alpha in MIXTURES]
         curves = {
             "x": list(MIXTURES),
             "clean": [float(p[0, right]) for p in probs],
             "attacked": [float(p[1, right]) for p in probs],
         }
         return (Note("confidence in the right answer, by alpha", curves, "curves"),)
+
+    def model(self, clf: ZeroShotClassifier) -> ZeroShotClassifier:
+        """The classifier behind this defence's image tower; MissingWeights if there is none."""
+        return clf.with_backbone(self.tower(clf.backbone))
 
     def tower(self, backbone: Backbone) -> Backbone:
         """The model behind this defence's image tower."""
