@@ -56,3 +56,31 @@ def test_the_classroom_says_what_is_missing(page):
     page("#teach-go").click()
     page("#teach-status").get_by_text("expected at least 2, got 0").wait_for()
     assert page("#teach-go").is_enabled()
+
+
+def pick(page, box, title):
+    page(f"#{box} input").click()
+    page.tab.get_by_role("option", name=title, exact=True).click()
+    page.tab.wait_for_function("!document.querySelector('[role=option]')")  # it fades
+
+
+def test_two_defences_are_chained_and_their_settings_stay_at_hand(page):
+    pick(page, "pipe-first", "JPEG")
+    pick(page, "pipe-second", "FARE")
+    page("#card-pipeline").get_by_text("JPEG, then FARE").wait_for()
+    page.tab.get_by_role("button", name="JPEG settings").wait_for(state="visible")
+    page.choose(CAT)
+    page.labels("cat, dog, lion, car")
+    page.run()
+    before = page.card("pipeline")
+    assert "JPEG, then FARE" in before
+    assert "clean" in before
+    page.tab.get_by_role("button", name="JPEG settings").click()
+    field = page.tab.get_by_label("number input for quality")
+    field.fill("10")
+    field.blur()
+    page.wait_status("JPEG, then FARE again, on the same file")
+    assert page.card("pipeline") != before
+    pick(page, "pipe-first", "none")
+    page("#card-pipeline").wait_for(state="hidden")
+    page.tab.get_by_role("button", name="JPEG settings").wait_for(state="hidden")

@@ -165,9 +165,10 @@ def _used(report: AttackReport) -> str:
 
 def _header(method: str, chip: str) -> str:
     row = entry(method)
-    paper = (
-        f'<a href="{escape(row.url)}" target="_blank" rel="noopener" '
-        f'title="{escape(row.paper)}">{escape(row.venue)} {row.year}</a>'
+    paper = " · ".join(
+        f'<a href="{escape(part.url)}" target="_blank" rel="noopener" '
+        f'title="{escape(part.paper)}">{escape(part.venue)} {part.year}</a>'
+        for part in row.rows
     )
     return f'<header><h3>{escape(row.title)}</h3><span class="venue">{paper}</span>{chip}</header>'
 

@@ -18,7 +18,7 @@ def more(card: Card) -> str:
     row = entry(card.method)
     facts = [(escape(n.title), _note(n)) for n in card.notes if n.kind not in figures.KINDS]
     facts += [
-        (f.name.replace("_", " "), _shown(f, card.params))
+        (escape(row.words[f.name]), _shown(f, card.params))
         for f in fields(row.cls)
         if f.name in card.params
     ]  # a story may be older than a setting

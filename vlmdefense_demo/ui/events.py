@@ -15,7 +15,7 @@ from vlmdefense_demo.spec import fields
 from vlmdefense_demo.survey import PARADIGMS, attacker, entry, methods, unavailable, usable
 from vlmdefense_demo.types import Paradigm
 from vlmdefense_demo.ui import cards as html
-from vlmdefense_demo.ui import classroom, handlers, live
+from vlmdefense_demo.ui import classroom, handlers, live, pipeline
 from vlmdefense_demo.ui.controls import Widgets, collect
 from vlmdefense_demo.ui.examples import PRESETS, Example
 from vlmdefense_demo.ui.handlers import Form, Site
@@ -54,13 +54,14 @@ class Controls:
     seed: Any = None
     learned: Any = None
     desk: Any = None
+    pair: Any = None
 
     def inputs(self) -> list[Any]:
         """Every control that shapes a run."""
         return [
             self.picture, self.labels, self.template, self.truth, self.goal, self.target,
             self.second, self.knows, self.model, self.attack, self.eps, self.steps, self.seed, *self.chosen.values(),
-            *self.params.values(), self.learned,
+            *self.params.values(), self.learned, self.pair.first, self.pair.second,
         ]  # fmt: skip
 
     def of_attack(self) -> list[Any]:
@@ -99,6 +100,7 @@ class Controls:
         shared = {"eps": values[self.eps], "steps": values[self.steps]}
         params |= {name: v for name, v in shared.items() if attack.takes(name)}
         ticked = {id for group in self.chosen.values() for id in values[group]}
+        both = pipeline.chosen(values[self.pair.first], values[self.pair.second])
         return Form(
             picture=values[self.picture],
             labels=values[self.labels] or "",
@@ -115,7 +117,8 @@ class Controls:
                 id: collect(row, self.params, values)
                 for id, row in methods("defense").items()
                 if id in ticked
-            },
+            }
+            | ({both: pipeline.settings(both, self.params, values)} if both else {}),
             seed=values[self.seed] or 0,
             learned=values[self.learned],
         )
@@ -129,12 +132,8 @@ def choices(model: str, paradigm: Paradigm, own: Collection[str] = ()) -> list[t
 
 
 def tick(paradigm: Paradigm, ticked: Sequence[str]) -> list[Any]:
-    """Cards, then settings, of a paradigm: those of what is ticked are shown."""
-    rows = methods("defense", paradigm).values()
-    return [
-        *(gr.update(visible=row.id in ticked) for row in rows),
-        *(gr.update(visible=row.id in ticked and row.adjustable) for row in rows),
-    ]
+    """The cards of a paradigm: those of what is ticked are shown."""
+    return [gr.update(visible=id in ticked) for id in methods("defense", paradigm)]
 
 
 def regroup(model: str, learned: Mapping[str, LearnedContext], *ticked: Sequence[str]) -> list[Any]:
@@ -219,14 +218,7 @@ def connect(page: Controls, site: Site) -> None:
     page.model.input(
         partial(handlers.change_model, site), page.model, [page.model, page.out["status"]], **hidden
     )
-    boxes = [page.chosen[paradigm] for paradigm in PARADIGMS]
-    shown = [*boxes, *page.greyed.values()]
-    for source in (page.model, page.learned):
-        source.change(regroup, [page.model, page.learned, *boxes], shown, queue=False, **hidden)
-    for paradigm, box in page.chosen.items():
-        rows = methods("defense", paradigm)
-        parts = [*(page.out[id] for id in rows), *(page.settings[id] for id in rows)]
-        box.change(partial(tick, paradigm), box, parts, queue=False, **hidden)
+    _choices(page, hidden)
     _live(page, site, hidden)
     _teach(page, site, hidden)
     own = {widget for (id, _), widget in page.params.items() if entry(id).kind == "defense"}
@@ -234,6 +226,25 @@ def connect(page: Controls, site: Site) -> None:
     for control in page.inputs():
         if control not in own:  # a moved setting of a defence brings its own card again
             control.change(None, js=STALE, **hidden)
+
+
+def _choices(page: Controls, hidden: Mapping[str, Any]) -> None:
+    """What is ticked or paired has a card and settings; what a model has no weights for is not offered."""
+    boxes = [page.chosen[paradigm] for paradigm in PARADIGMS]
+    shown = [*boxes, *page.greyed.values()]
+    for source in (page.model, page.learned):
+        source.change(regroup, [page.model, page.learned, *boxes], shown, queue=False, **hidden)
+    for paradigm, box in page.chosen.items():
+        cards = [page.out[id] for id in methods("defense", paradigm)]
+        box.change(partial(tick, paradigm), box, cards, queue=False, **hidden)
+    pair = [page.pair.first, page.pair.second]
+    for source in (page.model, *pair):
+        source.change(
+            pipeline.choose, [page.model, *pair], [*pair, page.pair.card], queue=False, **hidden
+        )
+    for source in (*pair, *boxes):
+        settings = [page.settings[id] for id in methods("defense")]
+        source.change(pipeline.shown_settings, [*pair, *boxes], settings, queue=False, **hidden)
 
 
 def _teach(page: Controls, site: Site, hidden: Mapping[str, Any]) -> None:
@@ -270,7 +281,7 @@ def _live(page: Controls, site: Site, hidden: Mapping[str, Any]) -> None:
     for id, row in methods("defense").items():
         mine = [widget for (owner, _), widget in page.params.items() if owner == id]
 
-        def again(values: Values, id: str = id, row: Any = row) -> Iterator[tuple[Any, Any]]:
+        def again(values: Values, id: str = id, row: Any = row) -> Iterator[tuple[Any, ...]]:
             settings = collect(row, page.params, values)
             yield from live.again(site, values[page.out["earlier"]], id, settings)
 
@@ -278,6 +289,7 @@ def _live(page: Controls, site: Site, hidden: Mapping[str, Any]) -> None:
             events: Any = widget
             moved = events.release if isinstance(widget, gr.Slider) else events.input
             moved(
-                again, {page.out["earlier"], *mine}, [page.out[id], page.out["status"]],
+                again, {page.out["earlier"], *mine},
+                [page.out[id], page.pair.card, page.out["status"], page.out["earlier"]],
                 concurrency_id="compute", **hidden,
             )  # fmt: skip

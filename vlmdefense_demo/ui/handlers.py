@@ -25,6 +25,7 @@ from vlmdefense_demo.types import AttackReport, Card, Images
 from vlmdefense_demo.ui import cards as html
 from vlmdefense_demo.ui import text
 from vlmdefense_demo.ui.files import Outbox
+from vlmdefense_demo.ui.pipeline import SLOT, slot
 from vlmdefense_demo.ui.worker import Step, Worker
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ DEFENSES = tuple(methods("defense"))
 CAPTIONS = ("pair_caption", "signed_caption", "magnitude_caption")
 FIXED = ("status", "go", "stop", "verdict", "pair", "signed", "magnitude", *CAPTIONS, "undefended",
          "download", "earlier")  # fmt: skip
-OUTPUTS = FIXED + DEFENSES
+OUTPUTS = (*FIXED, *DEFENSES, SLOT)
 PICTURES = ("pair", "signed", "magnitude")
 Update = dict[str, Any]
 
@@ -166,8 +167,8 @@ def opening() -> Update:
 
 def queue(form: Form) -> Update:
     """Every chosen card queued, the others off."""
-    words = {id: ("queued", "") for id in form.defenses}
-    return {id: html.placeholder(id, *words.get(id, ("ready", ""))) for id in DEFENSES}
+    words = dict.fromkeys(DEFENSES, "ready") | dict.fromkeys(form.defenses, "queued")
+    return {id: html.placeholder(id, word) for id, word in words.items()}
 
 
 def show(site: Site, form: Form, done: Sequence[Card], request: Request) -> Update:
@@ -247,6 +248,7 @@ def _making(done: Sequence[Card]) -> bool:
 
 def as_outputs(update: Update) -> tuple[Any, ...]:
     """A full-length tuple in the page's output order; what is not named stays as it is."""
+    update = {slot(name): value for name, value in update.items()}
     return tuple(update.get(name, gr.skip()) for name in OUTPUTS)
 
 
@@ -277,10 +279,11 @@ def _progress(step: Step, done: Sequence[Card], say: Sequence[str]) -> str:
         return say[-1] if say else "Waiting for the processor …"
     words = f"step {step.done + 1} of {step.total}"
     method, *more = step.method.split("/")
-    if more and more[0] in DEFENSES:
+    if more and slot(more[0]) in OUTPUTS:
         rung = ", ".join(text.RUNGS[name][0] for name in AWARE if name in more)
         return f"An attacker who knows {entry(more[0]).title}, {rung}: {words}"
-    return f"{SURVEY[method].title if method in SURVEY else 'Attack'}: {words}"
+    known = method in SURVEY or slot(method) == SLOT
+    return f"{entry(method).title if known else 'Attack'}: {words}"
 
 
 def _summary(done: Sequence[Card], knows: bool) -> str:

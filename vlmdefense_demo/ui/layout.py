@@ -26,6 +26,7 @@ from vlmdefense_demo.ui.events import EPS, Controls, choices
 from vlmdefense_demo.ui.examples import PRESETS, examples
 from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.photo import photo_input
+from vlmdefense_demo.ui.pipeline import SLOT, panel
 
 STORY = ASSETS / "precomputed" / "coffee-becomes-motorcycle"
 
@@ -45,6 +46,8 @@ def build(site: Site) -> gr.Blocks:
         with gr.Row(equal_height=False):
             for paradigm in PARADIGMS:
                 _paradigm(page, site, paradigm, first)
+        page.pair = panel(site.model)
+        page.out[SLOT] = page.pair.card
         page.learned = gr.State({})
         page.desk = desk()
         with gr.Accordion("What is going on?", open=False):

@@ -15,34 +15,61 @@ from vlmdefense_demo.survey import entry
 from vlmdefense_demo.types import Card
 from vlmdefense_demo.ui import cards as html
 from vlmdefense_demo.ui.handlers import Earlier, Site, status
+from vlmdefense_demo.ui.pipeline import SLOT, slot
 
 logger = logging.getLogger(__name__)
 
 
 def again(
     site: Site, earlier: Earlier | None, id: str, values: Mapping[str, Any]
-) -> Iterator[tuple[Any, Any]]:
-    """(card, status) of one defence at new settings; nothing happens before the first run."""
-    title = entry(id).title
-    if earlier is None:
-        yield gr.skip(), status(f"{title} is set. Press “Attack & defend” to see it.")
-        return
-    if id not in earlier.request.defenses:
-        yield gr.skip(), gr.skip()
-        return
-    yield html.placeholder(id, "running …"), gr.skip()
-    request = replace(earlier.request, defenses={id: dict(values)})
+) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """The card of one defence at new settings, that of the pipeline it is in, status, what ran.
 
-    def work() -> Card:
+    Nothing happens before the first run.
+    """
+    skip = gr.skip()
+    if earlier is None:
+        words = f"{entry(id).title} is set. Press “Attack & defend” to see it."
+        yield skip, skip, status(words), skip
+        return
+    moved = dict(_moved(earlier.request.defenses, id, values))
+    if not moved:
+        yield skip, skip, skip, skip
+        return
+    yield *_shown({key: html.placeholder(key, "running …") for key in moved}), skip, skip
+    request = replace(earlier.request, defenses=moved)
+
+    def work() -> list[Card]:
         backbone = site.load(earlier.model, logger.info)
-        return list(redefend(request, backbone, earlier.card))[-1]
+        return list(redefend(request, backbone, earlier.card))
 
     try:
-        card = site.worker.call(work)
+        cards = site.worker.call(work)
     except DemoError as error:
-        yield html.placeholder(id, "not run", str(error)), status(str(error), failed=True)
+        failed = {key: html.placeholder(key, "not run", str(error)) for key in moved}
+        yield *_shown(failed), status(str(error), failed=True), skip
         return
-    words = f"{title} again, on the same file."
+    words = f"{' and '.join(entry(key).title for key in moved)} again, on the same file."
     if earlier.request.rungs:
         words += " The attacker who knows it is tried at the next run."
-    yield html.defence(card, html.class_order(earlier.card)), status(words)
+    order = html.class_order(earlier.card)
+    done = {card.method: html.defence(card, order) for card in cards}
+    now = replace(request, defenses={**earlier.request.defenses, **moved})
+    yield *_shown(done), status(words), replace(earlier, request=now)
+
+
+def _moved(
+    ran: Mapping[str, Mapping[str, Any]], id: str, values: Mapping[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What ran with this defence in it, at its new settings."""
+    for key, before in ran.items():
+        if key == id:
+            yield key, dict(values)
+        elif id in (row.id for row in entry(key).rows):
+            yield key, {**before, **{f"{id}_{name}": value for name, value in values.items()}}
+
+
+def _shown(cards: Mapping[str, str]) -> tuple[Any, Any]:
+    """The card of the defence itself, and of the pipeline; what did not run stays as it is."""
+    by_slot = {slot(key) == SLOT: value for key, value in cards.items()}
+    return by_slot.get(False, gr.skip()), by_slot.get(True, gr.skip())
