@@ -56,7 +56,7 @@ class MAC(Defender):
     c = ||f(v') - f(v)|| / ||f(v)||, v' a fresh small change of v; weight w = sigmoid((c - threshold)
     / 0.01). Update: d <- clip(d + a sign grad ||f(v + d) - f(v)||^2), N times from noise. Answer: mean
     of the logits of v + w d.
-    The published threshold 0.7 belongs to OpenAI's models.
+    The published threshold 0.7 belongs to OpenAI's models; it suits the embedded one, too.
     """
 
     views: Annotated[int, Range(1, 8, 1), "the picture and small changes of it"] = 2
