@@ -90,7 +90,7 @@ def test_only_the_undefended_card_reports_the_attack(cards):
 def test_defended_cards_say_who_they_are(cards):
     fare, rtpt, ttc = cards[2:]
     assert (fare.title, fare.paradigm) == ("FARE", "training_time")
-    assert rtpt.params == {"views": 4, "steps": 1, "learning_rate": 0.005}
+    assert rtpt.params == {"views": 4, "augmix": False, "steps": 1, "learning_rate": 0.005}
     assert ttc.params["eps"] == 4
     assert "randomised" in ttc.flags
     assert [note.title for note in fare.notes] == ["weights", "file", "trained"]

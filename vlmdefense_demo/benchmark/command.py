@@ -11,7 +11,7 @@ import torch
 
 from vlmdefense_demo.benchmark import tables
 from vlmdefense_demo.benchmark.measure import measure
-from vlmdefense_demo.benchmark.plan import Plan, settings
+from vlmdefense_demo.benchmark.plan import UNDEFENDED, Plan, settings
 from vlmdefense_demo.benchmark.rows import Rows, read_rows
 from vlmdefense_demo.benchmark.sources import read_source
 from vlmdefense_demo.benchmark.tasks import tasks
@@ -98,9 +98,8 @@ def _numbers(flag: str, text: str, kind: Any) -> list[Any]:
 def _check_weights(plan: Plan, model: str) -> None:
     """What has no weights is refused before anything is measured."""
     for setting in plan.defenses:
-        weights = (
-            defender(entry(setting.id, "defense")).weights if setting.id != "undefended" else ""
-        )
-        why = missing(model, weights) if weights else ""
-        if why:
-            raise InvalidParameter(why, f"Leave {setting.id} out.")
+        rows = () if setting.id == UNDEFENDED else entry(setting.id, "defense").rows
+        for weights in filter(None, (defender(row).weights for row in rows)):
+            why = missing(model, weights)
+            if why:
+                raise InvalidParameter(why, f"Leave {setting.id} out.")

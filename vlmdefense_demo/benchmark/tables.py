@@ -12,7 +12,7 @@ from statistics import fmean, median
 from vlmdefense_demo.benchmark.plan import AWARE, UNDEFENDED
 from vlmdefense_demo.benchmark.rows import Row
 from vlmdefense_demo.benchmark.statistics import Rate, mcnemar, rate, separable
-from vlmdefense_demo.survey import SURVEY
+from vlmdefense_demo.survey import entry
 
 TITLES = {
     "transfer": "unaware",
@@ -53,7 +53,7 @@ class Line:
 
 def title(row: Row) -> str:
     """ "R-TPT · views 8" """
-    name = "Undefended" if row["defense"] == UNDEFENDED else SURVEY[row["defense"]].title
+    name = "Undefended" if row["defense"] == UNDEFENDED else entry(row["defense"]).title
     return " · ".join([name, *(f"{k} {v}" for k, v in sorted(row["values"].items()))])
 
 
