@@ -16,6 +16,7 @@ from vlmdefense_demo.errors import DemoError
 from vlmdefense_demo.export import read_story
 from vlmdefense_demo.images import from_png, load_image, to_array
 from vlmdefense_demo.survey import SURVEY, usable
+from vlmdefense_demo.survey.catalogue import markdown
 
 CAT = str(Path(skimage.__file__).parent / "data" / "chelsea.png")
 LABELS = ["cat", "dog", "lion"]
@@ -47,6 +48,18 @@ def test_methods_as_text_is_one_line_a_method(capsys):
     assert main(["methods"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(SURVEY)
+
+
+def test_methods_as_markdown_is_the_survey_as_a_table(capsys):
+    assert main(["methods", "--markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == list(markdown(SURVEY.values()))
+
+
+def test_methods_is_printed_in_one_form_at_a_time(capsys):
+    with pytest.raises(SystemExit):
+        main(["methods", "--json", "--markdown"])
+    assert "not allowed with" in capsys.readouterr().err
 
 
 def test_compare_prints_all_cards_as_json(call):

@@ -6,13 +6,15 @@ import dataclasses
 import inspect
 import json
 import re
+from typing import get_args
 
 import pytest
 
 from vlmdefense_demo.errors import InvalidParameter, UnknownMethod
 from vlmdefense_demo.flags import FLAGS
 from vlmdefense_demo.spec import Choice, Parameters, Range, fields
-from vlmdefense_demo.survey import PARADIGMS, SURVEY, entry, methods
+from vlmdefense_demo.survey import PARADIGMS, SURVEY, defender, entry, methods
+from vlmdefense_demo.survey.entry import NOTHING, Entry, Paid
 from vlmdefense_demo.types import Cost
 
 each_row = pytest.mark.parametrize("row", SURVEY.values(), ids=SURVEY)
@@ -29,6 +31,47 @@ def test_row_is_complete(row):
     assert all([row.title, row.paper, row.venue, row.licence, row.idea, row.cost])
     assert row.idea.endswith(".")
     assert set(row.flags) <= set(FLAGS)
+
+
+@each_row
+def test_row_says_all_that_the_survey_shows(row):
+    for sentence in filter(None, (row.idea, row.detail, row.remark)):
+        assert not sentence[0].islower()
+        assert sentence.endswith(".")
+        assert len(sentence) <= 160
+    assert row.detail != row.idea
+    assert row.trains
+    assert not row.trains.endswith(".")
+    assert row.paid in get_args(Paid)
+    assert row.remark or row.status == "faithful", "say what is simplified, or which weights"
+
+
+@each_row
+def test_published_numbers_name_their_setting_and_source(row):
+    for number in row.published:
+        assert re.search(r"\d", number.result)
+        assert "%" in number.result
+        assert number.setting
+        assert re.search("README|paper|abstract|Backdoor as Probe", number.source)
+        assert "pocket" not in f"{number}", "own measurements are no published numbers"
+
+
+@each_defense
+def test_what_is_trained_and_when_it_is_paid_agree_with_the_method(row):
+    assert row.needs_training is bool(defender(row).weights)
+    if row.paradigm == "training_free":
+        assert row.trains == NOTHING
+    if row.needs_training:
+        assert row.trains != NOTHING
+    assert (row.paid == "training") is (row.paradigm == "training_time")
+
+
+def test_no_row_can_leave_out_what_it_trains_and_when_that_is_paid():
+    parts = {f.name: f for f in dataclasses.fields(Entry)}
+    for name in ("detail", "trains", "paid"):
+        assert parts[name].default is dataclasses.MISSING
+    with pytest.raises(TypeError, match="trains"):
+        Entry(**{n: getattr(SURVEY["ttc"], n) for n in parts if n != "trains"})
 
 
 @each_row

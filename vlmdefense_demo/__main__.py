@@ -136,7 +136,9 @@ def _trial(some: Parsers) -> None:
 
 def _methods(some: Parsers) -> None:
     listing = some.add_parser("methods", help="every attack and defence")
-    listing.add_argument("--json", action="store_true", help="rows with parameters and ranges")
+    how = listing.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="rows with parameters and ranges")
+    how.add_argument("--markdown", action="store_true", help="the survey as a table")
     listing.set_defaults(command=commands.methods)
 
 

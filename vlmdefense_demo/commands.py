@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmdefense_demo.errors import InvalidParameter
-from vlmdefense_demo.survey import SURVEY, entry, usable
+from vlmdefense_demo.survey import SURVEY, catalogue, entry, usable
 from vlmdefense_demo.types import Card
 
 
@@ -163,6 +163,8 @@ def methods(args: argparse.Namespace) -> int:
     """Every attack and defence."""
     if args.json:
         _echo(json.dumps([row.public() for row in SURVEY.values()], indent=1) + "\n")
+    elif args.markdown:
+        _echo("".join(f"{line}\n" for line in catalogue.markdown(SURVEY.values())))
     else:
         _echo("".join(f"{r.id:8} {r.kind:8} {r.paradigm:14} {r.venue} {r.year}  {r.title}\n"
                       for r in SURVEY.values()))  # fmt: skip

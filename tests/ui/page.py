@@ -113,5 +113,21 @@ class Page:
         )
         return self.wait_status("Done")
 
+    def open_tab(self, name: str) -> None:
+        self.tab.get_by_role("tab", name=name).click()
+
+    def pick(self, id: str, option: str) -> None:
+        """Choose an option of a dropdown that cannot be typed into."""
+        self(f"#{id} input").click()
+        self.tab.get_by_role("option", name=option, exact=True).click()
+
+    def violations(self, selector: str) -> list[str]:
+        """What axe finds inside an element, by WCAG 2 A and AA, as one line each."""
+        from axe_playwright_python.sync_playwright import Axe
+
+        rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]}
+        found = Axe().run(self.tab, context=selector, options=rules).response["violations"]
+        return [f"{v['id']}: {node['html']}" for v in found for node in v["nodes"]]
+
     def script(self, code: str) -> Any:
         return self.tab.evaluate(code)

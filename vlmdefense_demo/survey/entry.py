@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from typing import Any, Literal
 
@@ -11,6 +11,23 @@ from vlmdefense_demo.types import Paradigm
 
 Kind = Literal["attack", "defense"]
 Status = Literal["faithful", "simplified", "weights needed"]
+Paid = Literal["training", "inference", "both"]
+NOTHING = "nothing"
+
+
+@dataclass(frozen=True)
+class Published:
+    """What somebody else measured, and where it was read. No number of this demo's own models.
+
+    Args:
+        result: the numbers, "clean 61.1 %, attacked 39.9 %".
+        setting: model, data, attack and radius.
+        source: paper and table, README or abstract; "as X quotes it" where X was read instead.
+    """
+
+    result: str
+    setting: str
+    source: str
 
 
 @dataclass(frozen=True)
@@ -19,11 +36,17 @@ class Entry:
 
     Args:
         idea: what it does, in one sentence a student understands.
+        detail: a second sentence: how it does it, or where that ends.
         cost: passes per image in words: f forward, b backward, of N steps, Q queries, S searches, D
             draws, V views, C labels; a defence's `expected_cost` is the same in numbers.
-        status: "faithful", "simplified" (the class docstring says how) or "weights needed".
+        trains: what is learned, and on what; "nothing" if the method learns nothing.
+        paid: when the price is paid: before anyone asks, for every image, or both.
+        status: "faithful", "simplified" or "weights needed".
+        remark: what is simplified, which weights are missing, or what else differs (the class
+            docstring says all of it); "" only for a faithful row.
         flags: ids of the warnings its card always carries (see `FLAGS`).
         implementation: "module:Class" below the package.
+        published: numbers of others; () where none was found together with its source.
     """
 
     id: str
@@ -40,6 +63,11 @@ class Entry:
     cost: str
     implementation: str
     flags: tuple[str, ...] = ()
+    detail: str = field(kw_only=True)
+    trains: str = field(kw_only=True)
+    paid: Paid = field(kw_only=True)
+    remark: str = field(kw_only=True, default="")
+    published: tuple[Published, ...] = field(kw_only=True, default=())
 
     @property
     def cls(self) -> type[Parameters]:
@@ -62,6 +90,11 @@ class Entry:
         """Whether the method has any parameter."""
         return bool(fields(self.cls))
 
+    @property
+    def needs_training(self) -> bool:
+        """Whether something must be trained or measured before the first image comes."""
+        return self.paid != "inference"
+
     def takes(self, name: str) -> bool:
         """Whether the method has a parameter of this name."""
         return any(f.name == name for f in fields(self.cls))
@@ -83,8 +116,13 @@ class Entry:
             "url": self.url,
             "licence": self.licence,
             "status": self.status,
+            "remark": self.remark,
             "idea": self.idea,
+            "detail": self.detail,
+            "trains": self.trains,
+            "paid": self.paid,
             "cost": self.cost,
             "flags": list(self.flags),
+            "published": [asdict(p) for p in self.published],
             "parameters": [f.schema() for f in fields(self.cls)],
         }

@@ -114,6 +114,10 @@ def _row(first: Entry, second: Entry) -> Pipeline:
         "defenses.pipeline:Chain",
         flags,
         (first, second),
+        detail=f"{first.title} hands over a model or a picture, and {second.title} answers.",
+        trains="; ".join(dict.fromkeys((first.trains, second.trains))),
+        paid=first.paid if first.paid == second.paid else "both",
+        remark=" ".join(filter(None, (first.remark, second.remark))),
     )
 
 

@@ -27,6 +27,7 @@ from vlmdefense_demo.ui.examples import PRESETS, examples
 from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.photo import photo_input
 from vlmdefense_demo.ui.pipeline import SLOT, panel
+from vlmdefense_demo.ui.survey import survey_tab
 
 STORY = ASSETS / "precomputed" / "coffee-becomes-motorcycle"
 
@@ -50,8 +51,11 @@ def build(site: Site) -> gr.Blocks:
         page.out[SLOT] = page.pair.card
         page.learned = gr.State({})
         page.desk = desk()
-        with gr.Accordion("What is going on?", open=False):
-            gr.Markdown(text.HELP)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("What is going on?"):
+                gr.Markdown(text.HELP)
+            with gr.Tab("Survey of methods"):
+                survey_tab(page.model)
         events.connect(page, site)
         api.endpoints(site)
     demo.queue(max_size=16, default_concurrency_limit=2)
