@@ -39,7 +39,8 @@ class Page:
         return self(selector).inner_text()
 
     def card(self, method: str) -> str:
-        return self.text(f"#card-{method}")
+        """The words of a card, without Gradio's own hidden "processing" beside them."""
+        return self.text(f"#card-{method} article")
 
     def choose(self, number: int) -> None:
         """Click a thumbnail and wait until its photo is the picture."""
@@ -88,6 +89,16 @@ class Page:
 
     def press_run(self) -> None:
         self("#go").click()
+
+    def press_run_in_vain(self) -> None:
+        """Press Run on a form that is refused, and wait until the button is back."""
+        self.script(
+            "() => { const go = document.querySelector('#go'); window.refused = false;"
+            " new MutationObserver(() => { window.refused ||= !go.disabled })"
+            ".observe(go, {attributes: true, attributeFilter: ['disabled']}) }"
+        )
+        self.press_run()
+        self.tab.wait_for_function("window.refused", timeout=RUN)
 
     def press_stop(self) -> None:
         self("#stop").click()
