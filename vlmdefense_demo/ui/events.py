@@ -9,7 +9,6 @@ from typing import Any
 
 import gradio as gr
 
-from vlmdefense_demo.errors import DemoError, InvalidImage
 from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.spec import fields
 from vlmdefense_demo.survey import PARADIGMS, attacker, entry, methods, unavailable, usable
@@ -19,7 +18,6 @@ from vlmdefense_demo.ui import classroom, handlers, live, pipeline
 from vlmdefense_demo.ui.controls import Widgets, collect
 from vlmdefense_demo.ui.examples import PRESETS, Example
 from vlmdefense_demo.ui.handlers import Form, Site
-from vlmdefense_demo.ui.recipe import read_recipe
 
 EPS = (1, 2, 4, 8, 16)
 STALE = "() => document.body.classList.add('stale')"
@@ -85,13 +83,6 @@ class Controls:
             update(row.takes("steps"), "steps"),
             *(update(own == id, n) for own, n in self.params if entry(own).kind == "attack"),
         ]
-
-    def restored(self) -> list[Any]:
-        """The controls a file of this demo sets again."""
-        return [
-            *self.of_attack(), self.attack, self.labels, self.template, self.model, self.goal,
-            self.target, self.seed, self.knows, self.truth,
-        ]  # fmt: skip
 
     def form(self, values: Values) -> Form:
         """The controls' values as a form."""
@@ -160,24 +151,6 @@ def suit(page: Controls, id: str) -> list[Any]:
     return [*page.suited(id, steps), attacker(row).needs or gr.skip()]
 
 
-def restore(page: Controls, path: str | None) -> list[Any]:
-    """`restored` and the status, as a file of this demo says; any other changes nothing."""
-    same = [gr.skip()] * len(page.restored())
-    try:
-        recipe = read_recipe(path) if path else None
-    except InvalidImage as error:
-        return [*same, handlers.status(str(error), failed=True)]
-    except DemoError as error:
-        return [*same, handlers.status(f"The recipe in this file is of no use here: {error}")]
-    if recipe is None:
-        return [*same, gr.skip()]
-    return [
-        *page.suited(recipe.attack, recipe.params), recipe.attack, recipe.labels, recipe.template,
-        recipe.model or gr.skip(), recipe.goal, recipe.target, recipe.seed, recipe.knows, recipe.truth,
-        handlers.status(recipe.sentence()),
-    ]  # fmt: skip
-
-
 def connect(page: Controls, site: Site) -> None:
     """Attach every event of the page; all of them are private to it."""
     outputs = [page.out[name] for name in handlers.OUTPUTS]
@@ -207,10 +180,6 @@ def connect(page: Controls, site: Site) -> None:
     page.attack.input(
         partial(suit, page), page.attack, [*page.of_attack(), page.goal], queue=False, **hidden
     )
-    page.picture.upload(
-        partial(restore, page), page.picture, [*page.restored(), page.out["status"]], queue=False,
-        **hidden,
-    )  # fmt: skip
     page.goal.change(
         lambda goal: gr.update(visible=goal == "picture"), page.goal, page.second, queue=False,
         **hidden,

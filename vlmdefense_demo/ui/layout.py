@@ -18,7 +18,7 @@ from vlmdefense_demo.models.catalog import ASSETS, MODELS
 from vlmdefense_demo.survey import PARADIGMS, attacker, methods, unavailable
 from vlmdefense_demo.survey import first as ticked_first
 from vlmdefense_demo.types import Paradigm
-from vlmdefense_demo.ui import api, events, handlers, text
+from vlmdefense_demo.ui import api, events, handlers, sharing, text
 from vlmdefense_demo.ui import cards as html
 from vlmdefense_demo.ui.classroom import desk
 from vlmdefense_demo.ui.controls import widgets
@@ -37,7 +37,10 @@ def build(site: Site) -> gr.Blocks:
     first = _first_paint(site, _story())
     with gr.Blocks(title=text.TITLE, fill_width=True, delete_cache=(900, 3600)) as demo:
         page = Controls()
-        gr.HTML(f"<h1>{text.TITLE}</h1><p>{text.SUBTITLE}</p>", elem_id="title")
+        with gr.Row(elem_id="top", equal_height=False):
+            gr.HTML(f"<h1>{text.TITLE}</h1><p>{text.SUBTITLE}</p>", elem_id="title")
+            sharing.toolbar(page)
+        sharing.address_box(page)
         with gr.Row(equal_height=False):
             _image(page, first)
             _change(page, first)
@@ -56,6 +59,7 @@ def build(site: Site) -> gr.Blocks:
                 gr.Markdown(text.HELP)
             with gr.Tab("Survey of methods"):
                 survey_tab(page.model)
+        sharing.connect(demo, page, site, first.get("picture"))
         events.connect(page, site)
         api.endpoints(site)
     demo.queue(max_size=16, default_concurrency_limit=2)

@@ -1,4 +1,7 @@
-"""A file of this demo says how it was made; uploading it sets the controls as they were then."""
+"""How a comparison is made, as one schema with two carriers: a file of this demo, and a link.
+
+What comes in is JSON that anybody may have written; `checked` refuses it like every other input.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vlmdefense_demo.errors import InvalidLabels
+from vlmdefense_demo.errors import InvalidLabels, InvalidParameter
 from vlmdefense_demo.images import read_upload
 from vlmdefense_demo.labels import SAME
 from vlmdefense_demo.models.catalog import MODELS
 from vlmdefense_demo.survey import entry
-from vlmdefense_demo.ui.wire import read_request
+from vlmdefense_demo.ui.wire import ATTACKERS, read_request
+
+MAX_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a file was made, checked like every other input.
+    """A comparison's settings, checked.
 
     Args:
         labels: as typed, "dog = puppy" included.
@@ -24,6 +29,8 @@ class Recipe:
         model: a name of the catalog, or None when this demo does not know it.
         truth: the right answer a person had given, or "".
         against: the attack and the defence it knew, in words; "" if it knew none.
+        aware: whether defences are to be attacked by one who knows them.
+        defenses: id -> parameters in display units; None where nothing is said about them.
     """
 
     labels: str
@@ -36,21 +43,52 @@ class Recipe:
     model: str | None
     truth: str
     against: str
+    aware: bool = False
+    defenses: Mapping[str, Mapping[str, Any]] | None = None
 
     @property
     def knows(self) -> bool:
-        """Whether the attacker knew a defence."""
-        return bool(self.against)
+        """Whether the attacker knows a defence."""
+        return self.aware or bool(self.against)
+
+    def attack_in_words(self) -> str:
+        """The attack with its radius."""
+        size = f", ε {self.params['eps']:g}" if "eps" in self.params else ""
+        return f"{entry(self.attack).title}{size}"
 
     def sentence(self) -> str:
-        """What was found, for the status line."""
-        size = f", ε {self.params['eps']:g}" if "eps" in self.params else ""
+        """What was found in a file, for the status line."""
         where = "" if self.model else " Its model is not known here."
-        how = self.against or f"{entry(self.attack).title}{size}"
+        how = self.against or self.attack_in_words()
         return (
             f"Made by this demo: {how}, seed {self.seed}. "
             f"Labels and settings are set as they were.{where}"
         )
+
+
+def checked(about: Mapping[str, Any]) -> Recipe:
+    """A recipe as it was written -> one that can be used.
+
+    Raises:
+        DemoError: anything in it that cannot.
+    """
+    labels, goal = about.get("labels"), about.get("goal") or "wrong"
+    defenses, attacker = about.get("defenses"), about.get("attacker") or "unaware"
+    params, target = about.get("params") or {}, about.get("target") or ""
+    request = read_request(
+        labels, about.get("template"), attack=about.get("attack") or "", attack_params=params,
+        defenses=defenses, goal=goal, target=target, second=goal == "picture", attacker=attacker,
+        seed=about.get("seed"), truth=about.get("truth"),
+    )  # fmt: skip
+    if not 0 <= request.seed <= MAX_SEED:
+        raise InvalidParameter(f"seed={request.seed} is outside [0, {MAX_SEED}].")
+    model = about.get("model")
+    return Recipe(
+        labels if isinstance(labels, str) else ", ".join(labels or ()), request.template,
+        request.attack or "", params, request.aim.kind, request.aim.text, request.seed,
+        model if model in list(MODELS) else None, request.reference or "", _against(about),
+        bool(ATTACKERS[attacker]), None if defenses is None else request.defenses,
+    )  # fmt: skip
 
 
 def read_recipe(path: str) -> Recipe | None:
@@ -62,18 +100,12 @@ def read_recipe(path: str) -> Recipe | None:
     about = read_upload(path).recipe
     if about is None:
         return None
-    labels, goal = _labels(about.get("labels"), about.get("groups")), about.get("goal") or "wrong"
-    id, params, target = about.get("attack"), about.get("params") or {}, about.get("target") or ""
-    request = read_request(
-        labels, about.get("template"), attack=id or "", attack_params=params, goal=goal,
-        target=target, second=goal == "picture", seed=about.get("seed"), truth=about.get("truth"),
-    )  # fmt: skip
-    model = about.get("model")
-    return Recipe(
-        ", ".join(labels), request.template, request.attack or "", params, request.aim.kind,
-        request.aim.text, request.seed, model if model in list(MODELS) else None,
-        request.reference or "", _against(about),
-    )  # fmt: skip
+    return checked({**about, "labels": _labels(about.get("labels"), about.get("groups"))})
+
+
+def label_list(text: str) -> list[str]:
+    """Labels as somebody typed them, one a line or with commas."""
+    return [label.strip() for label in text.replace("\n", ",").split(",") if label.strip()]
 
 
 def _against(about: Mapping[str, Any]) -> str:
