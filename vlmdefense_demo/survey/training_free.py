@@ -139,8 +139,8 @@ TRAINING_FREE = (
           "The picture is pushed away from all answers alike: the wrong one should give way first.",
           "(N + 1) f + N b", "defenses.training_free.descent:Hedge",
           ("unaware", "adapts", "randomised"),
-          detail="It expects attacked pictures to stand where the model's slope is steepest, which "
-                 "holds for robust models.",
+          detail="Made for adversarially trained models, where small changes move the right answer "
+                 "least; a plain model promises nothing of the kind.",
           trains=NOTHING, paid="inference",
           remark="Steps of 2/255, as in public code that may not be the authors'."),
     Entry("aom", "AOM", "defense", "training_free",
