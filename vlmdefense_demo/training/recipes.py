@@ -24,12 +24,12 @@ from vlmdefense_demo.models.variants import (
     Variant,
     folder_of,
     forget_models,
-    load_learned,
     load_twin,
     mixture,
     write_variant,
 )
 from vlmdefense_demo.run import Run
+from vlmdefense_demo.training.checks import check, check_robust, load_folder
 from vlmdefense_demo.training.fap import FAPObjective, FAPRecipe, FewShots, Prompted
 from vlmdefense_demo.training.fare import FAREObjective
 from vlmdefense_demo.training.lesson import Language
@@ -43,8 +43,7 @@ from vlmdefense_demo.training.prompts import (
     train_advpt,
     train_apt,
 )
-from vlmdefense_demo.training.report import CALTECH, Row, embed_labels, listed_words, must_show
-from vlmdefense_demo.training.robust import accuracies, names_trial, words_trial
+from vlmdefense_demo.training.report import CALTECH, embed_labels, listed_words
 from vlmdefense_demo.training.tapt import chosen, layer_statistics, robust_eps, robust_method
 from vlmdefense_demo.training.tecoa import TeCoAObjective
 from vlmdefense_demo.training.tecoa_vp import Framed
@@ -71,7 +70,7 @@ EPS = 3.0
 SHARES = {"tecoa": 0.8}
 APT = PromptRecipe(epochs=20)
 ANY_MODEL = ("fap", "tapt")
-MEASURED, CHECKED = 1000, 200
+MEASURED = 1000
 DATA = "photos of Caltech-101, clothing and backgrounds, labelled by the original model"
 
 
@@ -120,7 +119,7 @@ def pocket(args: argparse.Namespace) -> Iterator[str]:
 def tower(args: argparse.Namespace) -> Iterator[str]:
     """A robust image tower (or TeCoA's frame), by the one loop all these methods share."""
     folder = args.out or POCKET
-    backbone = _load(folder)
+    backbone = load_folder(folder)
     photos = [p for p in read_photos(args.images) if not p.held_out]
     text = embed_labels(backbone, open_clip.IMAGENET_CLASSNAMES).clone()  # no inference tensor
     eps = _levels(args, EPS)
@@ -157,7 +156,7 @@ def tower(args: argparse.Namespace) -> Iterator[str]:
 def prompt(args: argparse.Namespace) -> Iterator[str]:
     """A learned prompt: APT on the TeCoA tower, AdvPT on the model's own."""
     folder = args.out or POCKET
-    backbone = _load(folder)
+    backbone = load_folder(folder)
     photos = few_shots(read_photos(args.images, (CALTECH,)), args.shots)
     apt = args.what == "apt"
     how = replace(APT, eps=_levels(args, EPS) / 255) if apt else ADVPT
@@ -256,58 +255,9 @@ def universal(args: argparse.Namespace) -> Iterator[str]:
     folder = args.out or POCKET
     photos = [p for p in read_photos(args.images) if not p.held_out]
     how = UniversalRecipe(**({"steps": args.steps} if args.steps else {}))
-    delta = train_universal(_load(folder), photos, how, args.work / "universal.pt")
+    delta = train_universal(load_folder(folder), photos, how, args.work / "universal.pt")
     write_universal(delta, folder / UNIVERSAL)
     yield f"wrote {folder / UNIVERSAL}"
-
-
-def check(args: argparse.Namespace) -> Iterator[str]:
-    """What the pocket model must show."""
-    folder = args.out or POCKET
-    names = open_clip.IMAGENET_CLASSNAMES
-    for row in must_show(_load(folder), load_trunk(), names, args.images, folder):
-        yield _line(row)
-
-
-def check_robust(args: argparse.Namespace) -> Iterator[str]:
-    """White-box accuracy of the towers named in --towers, under the labels named in --kinds."""
-    backbone = _load(args.out or POCKET)
-    names, photos = open_clip.IMAGENET_CLASSNAMES, args.photos or CHECKED
-    make = {
-        "words": lambda: words_trial(backbone, args.images, photos),
-        "all-words": lambda: words_trial(backbone, args.images, photos, 0),
-        "names": lambda: names_trial(backbone, names, args.images, photos),
-    }
-    for kind in args.kinds.split(","):
-        given = make[kind]()
-        for tower in args.towers.split(","):
-            clean = tower == "undefended"
-            attacked = backbone if clean else _defended(backbone, tower)
-            for row in accuracies(f"{kind}: {tower}", attacked, given):
-                yield _line(row)
-
-
-def _defended(backbone: Backbone, method: str) -> Backbone:
-    """The model as a method deploys it, for methods that change the picture's way only."""
-    if method == "tecoa_vp":
-        framed = Framed(backbone)
-        framed.border.load_state_dict(
-            {f"parts.{k}": v for k, v in load_learned(backbone, method).items()}
-        )
-        return framed
-    return load_twin(backbone, method)
-
-
-def _line(row: Row) -> str:
-    if row.interval is None:
-        return f"{row.name:44} {row.value:8.1f}   (at most {row.threshold:g}, n = {row.n})"
-    low, high = row.interval
-    least = f", at least {row.threshold:.0%}" if row.threshold else ""
-    return f"{row.name:44} {row.value:8.1%}   [{low:.1%}, {high:.1%}]   n = {row.n}{least}"
-
-
-def _load(folder: Path) -> Backbone:
-    return load_model("pocket" if folder == POCKET else f"{LOCAL}{folder}", "cpu")
 
 
 def _blank(folder: Path) -> Backbone:
