@@ -142,6 +142,20 @@ def test_a_copied_link_restores_every_control_and_runs_nothing(visit):
 
 
 @pytest.mark.browser
+def test_a_link_brings_back_one_defence_after_another(go):
+    page = go("?v=1&attack=pgd&defenses=jpeg%2Bfare&jpeg%2Bfare.jpeg_quality=35")
+    page.tab.wait_for_function("document.querySelector('#pipe-second input')?.value === 'FARE'")
+    assert page("#pipe-first input").input_value() == "JPEG"
+    assert "Left out" not in page.text("#link-note")
+    page.tab.get_by_role("button", name="JPEG settings").click()
+    assert page.tab.get_by_label("number input for quality").input_value() == "35"
+    page("#share").click()
+    page("#link-note").get_by_text("brings the settings back").wait_for()
+    address = page("#link textarea, #link input").input_value()
+    assert "jpeg%2Bfare.jpeg_quality=35" in address
+
+
+@pytest.mark.browser
 def test_the_link_of_a_fresh_page_opens_its_story_as_it_is(visit):
     page = visit()
     page("#share").click()

@@ -202,7 +202,7 @@ class _Reader:
     def _defense(self, id: str) -> None:
         model = self.about["model"]
         why = self._take(defenses=self.about["defenses"] | {id: {}})
-        if not why and id not in usable(model):
+        if not why and any(row.id not in usable(model) for row in entry(id).rows):
             why = f"{entry(id).title} has no weights for {model}."
             del self.about["defenses"][id]
         if why:

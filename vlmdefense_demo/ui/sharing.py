@@ -18,8 +18,8 @@ import gradio as gr
 from vlmdefense_demo.errors import DemoError, InvalidImage
 from vlmdefense_demo.images import fit, read_upload
 from vlmdefense_demo.models.catalog import MODELS
-from vlmdefense_demo.survey import PARADIGMS, methods
-from vlmdefense_demo.ui import handlers
+from vlmdefense_demo.survey import PARADIGMS, THEN, methods
+from vlmdefense_demo.ui import handlers, pipeline
 from vlmdefense_demo.ui.controls import Key
 from vlmdefense_demo.ui.events import Controls, regroup
 from vlmdefense_demo.ui.examples import PRESETS
@@ -155,6 +155,7 @@ def restored(page: Controls) -> list[Any]:
         *page.of_attack(), page.attack, page.labels, page.preset, page.template, page.model, page.goal,
         page.target, page.seed, page.knows, page.truth, *page.chosen.values(), *page.greyed.values(),
         *(page.params[key] for key in _of_defenses(page)),
+        page.pair.first, page.pair.second, page.pair.card,
     ]  # fmt: skip
 
 
@@ -220,13 +221,23 @@ def _is_first(link: Link, shelf: Shelf, fresh: Mapping[str, Any]) -> bool:
 
 
 def _defences(page: Controls, recipe: Recipe) -> list[Any]:
-    """Tick boxes, what is greyed, and every parameter of the defences that are named."""
+    """Tick boxes, what is greyed, every parameter of the defences that are named, the pipeline."""
     keys = _of_defenses(page)
     if recipe.defenses is None:
-        return [gr.skip()] * (2 * len(PARADIGMS) + len(keys))
+        return [gr.skip()] * (2 * len(PARADIGMS) + len(keys) + 3)
+    model = recipe.model or page.model.value
     ticked = [[id for id in recipe.defenses if id in methods("defense", p)] for p in PARADIGMS]
-    values = [recipe.defenses.get(id, {}).get(name, gr.skip()) for id, name in keys]
-    return [*regroup(recipe.model or page.model.value, {}, *ticked), *values]
+    both = next((id for id in recipe.defenses if THEN in id), "")
+    first, _, second = both.partition(THEN)
+    values = [_value(recipe.defenses, both, key) for key in keys]
+    return [*regroup(model, {}, *ticked), *values, *pipeline.choose(model, first, second)]
+
+
+def _value(given: Mapping[str, Mapping[str, Any]], both: str, key: Key) -> Any:
+    """A defence's parameter as it is named for itself, else as a part of the pipeline."""
+    id, name = key
+    own = given.get(id, {})
+    return own[name] if name in own else given.get(both, {}).get(f"{id}_{name}", gr.skip())
 
 
 def _of_defenses(page: Controls) -> list[Key]:
