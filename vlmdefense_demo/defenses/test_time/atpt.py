@@ -49,8 +49,8 @@ class ATPT(RTPT):
         bool, "mix the crops with AugMix where attention is low; off: plain crops, no map"
     ] = True
     recipe: ClassVar[str] = (
-        "Gradients averaged over freshly drawn views, through their mixture and the vote; the map "
-        "and the tuned prompt are held constant, the prompt is tuned again every fifth draw."
+        "Gradients averaged over freshly drawn views, through mixture and vote; the map is held "
+        "constant, the prompt tuned again every fifth draw."
     )
 
     def draw(self, clf: ZeroShotClassifier, x: Images, run: Run) -> Images:

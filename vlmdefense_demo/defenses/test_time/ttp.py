@@ -88,9 +88,8 @@ class TTP(Defender):
     adaptive: ClassVar[Adaptive] = "eot"
     stochastic: ClassVar[bool] = True
     recipe: ClassVar[str] = (
-        "Gradients averaged over fresh views and frames, the tuned frame held constant, together "
-        "with the answers to the picture and to its black frame: who fools these two alike keeps "
-        "the gate shut."
+        "Gradients averaged over fresh views and frames, the tuned frame held constant; picture and "
+        "black frame are fooled alike, which keeps the gate shut."
     )
 
     def __call__(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> DefenseResult:

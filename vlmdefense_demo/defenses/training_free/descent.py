@@ -174,8 +174,8 @@ class Hedge(Descent):
     stochastic: ClassVar[bool] = True
     wanted: ClassVar[str] = "first answer; it walks away from all alike"
     recipe: ClassVar[str] = (
-        "Gradients averaged over fresh starts, with the change of the pixels held constant; five of "
-        "its steps reach the rim of its ball, more would only cost the attacker."
+        "Gradients averaged over fresh starts, the change of the pixels held constant; five of its "
+        "steps, which reach the rim of its ball."
     )
 
     def check_together(self) -> None:
