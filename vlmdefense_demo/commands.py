@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmdefense_demo.errors import InvalidParameter
+from vlmdefense_demo.spec import literal
 from vlmdefense_demo.survey import SURVEY, catalogue, entry, usable
 from vlmdefense_demo.types import Card
 
@@ -93,11 +94,7 @@ def _settings(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
         method, dot, field = name.partition(".")
         if not (equals and dot):
             raise InvalidParameter(f"--set expects METHOD.FIELD=VALUE, got {pair!r}.")
-        try:
-            value = json.loads(raw)
-        except ValueError:
-            value = raw
-        out.setdefault(entry(method).id, {})[field] = value
+        out.setdefault(entry(method).id, {})[field] = literal(raw)
     return out
 
 
@@ -115,6 +112,7 @@ def trial(args: argparse.Namespace) -> int:
     import torch
 
     from vlmdefense_demo import trial_report, trials
+    from vlmdefense_demo.benchmark.command import numbers, shard
     from vlmdefense_demo.ladder import BATCH, INTERACTIVE
     from vlmdefense_demo.models.catalog import load_model
 
@@ -124,13 +122,13 @@ def trial(args: argparse.Namespace) -> int:
     if args.table_only is None:
         plan = trials.Plan(
             _listed(args.attacks),
-            tuple(_number(eps) for eps in _listed(args.eps)),
+            tuple(numbers("--eps", args.eps, float)),
             _listed(args.defenses),
             _listed(args.rungs),  # type: ignore[arg-type]
             budget,
             _settings(args.set),
         )
-        photos = trials.chosen_photos(args.images, args.photos, _shard(args.shard))
+        photos = trials.chosen_photos(args.images, args.photos, shard(args.shard))
         if args.threads:
             torch.set_num_threads(args.threads)
         trials.measure(plan, load_model(args.model, args.device), photos, args.file)
@@ -142,21 +140,6 @@ def trial(args: argparse.Namespace) -> int:
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in text.split(",") if item.strip())
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InvalidParameter(f"--eps expects numbers, got {text!r}.") from None
-
-
-def _shard(text: str) -> tuple[int, int]:
-    """ "0/2" -> (0, 2)."""
-    one, slash, all_ = text.partition("/")
-    if not (slash and one.isdigit() and all_.isdigit() and int(one) < int(all_)):
-        raise InvalidParameter(f"--shard expects I/N with I below N, got {text!r}.")
-    return int(one), int(all_)
 
 
 def methods(args: argparse.Namespace) -> int:

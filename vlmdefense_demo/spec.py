@@ -14,6 +14,7 @@ and command lines speak display units, Python speaks pixel units.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import typing
 from collections.abc import Mapping
@@ -131,6 +132,14 @@ def build(cls: type[T], values: Mapping[str, Any] | None = None) -> T:
             )
         stored[name] = _coerce(known[name], known[name].stored(value))
     return cls(**stored)
+
+
+def literal(text: str) -> Any:
+    """A value as it is typed on a command line: JSON, or else plain text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def shown(instance: Parameters) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vlmdefense_demo.benchmark.rows import cut_torn_line
 from vlmdefense_demo.engine import compare
 from vlmdefense_demo.images import load_image
 from vlmdefense_demo.ladder import INTERACTIVE, Budget
@@ -71,7 +72,8 @@ def measure(
     """Append the missing rows of a plan to a JSONL file."""
     done = {key(row) for row in read_rows(file)} if file.exists() else set()
     file.parent.mkdir(parents=True, exist_ok=True)
-    _cut_torn_line(file)
+    if file.exists():
+        cut_torn_line(file)
     with file.open("a", encoding="utf-8") as out:
         for photo, labels in tqdm(photos, mininterval=5):
             for attack, eps in plan.cells():
@@ -80,13 +82,6 @@ def measure(
                 rows = _rows(plan, backbone, photo, labels, (attack, eps))
                 out.write("".join(f"{json.dumps(row)}\n" for row in rows))
                 out.flush()
-
-
-def _cut_torn_line(file: Path) -> None:
-    """A killed write leaves half a line, which must not swallow the next one."""
-    if file.exists():
-        whole = file.read_bytes()
-        file.write_bytes(whole[: whole.rfind(b"\n") + 1])
 
 
 def key(row: Row) -> tuple[Any, ...]:

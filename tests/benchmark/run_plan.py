@@ -7,9 +7,8 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmark.conftest import SMALL
+from tests.benchmark.conftest import small_plan
 from vlmdefense_demo.benchmark.measure import measure
-from vlmdefense_demo.benchmark.plan import Plan, settings
 from vlmdefense_demo.benchmark.rows import Rows
 from vlmdefense_demo.benchmark.sources import read_source
 from vlmdefense_demo.benchmark.tasks import tasks
@@ -18,9 +17,5 @@ from vlmdefense_demo.models.catalog import load_model
 if __name__ == "__main__":
     torch.set_num_threads(1)
     model, pictures, file = sys.argv[1:]
-    plan = Plan(
-        settings("undefended,ensemble:views=2/3,bit_depth"), (2.0, 8.0), attack_values={"steps": 2},
-        steps=("clean", "transfer", "adaptive"), budget=SMALL,
-    )  # fmt: skip
     given = tasks(read_source(pictures).pictures, batch=5)
-    measure(plan, load_model(f"local-dir:{model}", "cpu"), given, Rows(Path(file)))
+    measure(small_plan(), load_model(f"local-dir:{model}", "cpu"), given, Rows(Path(file)))

@@ -131,6 +131,50 @@ def test_one_defence_does_not_change_another(plan, backbone, some_tasks, tmp_pat
     assert mine == timeless(alone)
 
 
+def test_what_breaks_the_kin_is_tried_first(plan, backbone, some_tasks, tmp_path, monkeypatch):
+    def wrong(self, id, eps, i):
+        """A picture of another word, which no view method takes for this one."""
+        assert id == "ensemble"
+        others = (self.goal.labels != self.goal.labels[i]).nonzero().flatten()
+        return self.x[others[:1]]
+
+    monkeypatch.setattr(Scene, "of_kin", wrong)
+    mixed = next(t for t in some_tasks if len({p.label for p in t.pictures}) > 1)
+    file = tmp_path / "rows.jsonl"
+    measure(plan("tvss:views=4", eps=(2.0,)), backbone, [mixed], Rows(file))
+    rows = read_rows(file)
+    attacked = [r for r in rows if r["step"] == "adaptive" and r["f"]]
+    fell = [r for r in attacked if not r["standing"]]
+    assert fell
+    assert all(r["b"] == 0 for r in fell), (
+        "its own attacker was asked although the kin's was through"
+    )
+
+
+def test_what_broke_a_sibling_is_tried_first(plan, backbone, some_tasks, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    # Rounding to 128 or 256 levels hardly differs: what breaks one breaks the other.
+    asked = plan("bit_depth:bits=7/8", eps=(8.0,), steps=("clean", "adaptive"),
+                 attack_values={"draws": 1}, attack="noise")  # fmt: skip
+    measure(asked, backbone, some_tasks, Rows(file))
+    found = {(r["values"]["bits"], r["picture"]): r for r in read_rows(file) if r["eps"]}
+    both = [
+        p for bits, p in found if bits == 7 and not found[7, p]["standing"] and found[7, p]["b"]
+    ]
+    assert both, "the attacker broke nothing: the test shows nothing"
+    for picture in both:
+        assert not found[8, picture]["standing"]
+        assert found[8, picture]["b"] == 0
+
+
+def test_attackers_leave_nothing_in_memory(plan, backbone, some_tasks):
+    scene = Scene(plan(), backbone, some_tasks[0], 0)
+    scene.prepare()
+    scene.attacked(8.0)
+    scene.of_kin("ensemble", 8.0, 0)
+    assert not scene.judge.backbone._seen
+
+
 def test_latency_is_that_of_a_single_picture(plan, backbone, some_tasks, tmp_path):
     file = tmp_path / "rows.jsonl"
     measure(plan("ensemble:views=3", steps=("latency",)), backbone, some_tasks[:1], Rows(file))

@@ -21,7 +21,7 @@ def row(defense, picture, standing, step="clean", eps=0.0, **more):
     return {
         "schema": SCHEMA, "key": f"{defense}{picture}{step}{eps}{more}", "picture": picture,
         "defense": defense, "values": {}, "step": step, "eps": eps, "standing": standing,
-        "error": "", "f": 1, "b": 0, "tf": 0, "tb": 0, "s": 0.01,
+        "model": "pocket", "conditions": "same", "error": "", "f": 1, "b": 0, "tf": 0, "tb": 0, "s": 0.01,
     } | more  # fmt: skip
 
 
@@ -82,6 +82,14 @@ def test_the_table_has_a_line_a_setting_and_says_what_did_not_run():
 def test_settings_of_one_defence_are_lines_of_their_own():
     rows = [row("rtpt", "p", True, values={"views": n}) for n in (8, 16)]
     assert [line.title for line in tables.lines(rows)] == ["R-TPT · views 8", "R-TPT · views 16"]
+
+
+@pytest.mark.parametrize("change", [{"model": "ViT-B-32"}, {"conditions": "another budget"}])
+def test_what_was_measured_in_different_ways_is_no_table(change):
+    one, other = row("ttc", "a", True), row("fare", "b", True, **change)
+    tables.check_alike([one, row("fare", "b", True)])
+    with pytest.raises(InvalidParameter, match="different models, attacks or budgets"):
+        tables.check_alike([one, other])
 
 
 def test_csv_has_a_line_a_rate():

@@ -18,8 +18,7 @@ from vlmdefense_demo.benchmark.tasks import tasks
 from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.ladder import BATCH, INTERACTIVE
 from vlmdefense_demo.models.catalog import load_model
-from vlmdefense_demo.models.variants import missing
-from vlmdefense_demo.survey import defender, entry
+from vlmdefense_demo.survey import entry, unavailable
 
 FORMATS = {"markdown": tables.markdown, "csv": tables.csv_text, "latex": tables.latex}
 
@@ -35,6 +34,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     rows = read_rows(*(args.table_only or [args.file]))
     if not rows:
         raise InvalidParameter("There are no rows to make a table of.", "Check the path of --file.")
+    tables.check_alike(rows)
     yield FORMATS[args.format](rows)
     if args.format == "markdown":
         yield "\n"
@@ -68,11 +68,11 @@ def plan_of(args: argparse.Namespace) -> Plan:
     }  # fmt: skip
     return Plan(
         defenses=settings(args.defenses),
-        eps=tuple(_numbers("--eps", args.eps, float)),
+        eps=tuple(numbers("--eps", args.eps, float)),
         attack=args.attack,
         steps=tuple(part.strip() for part in args.steps.split(",") if part.strip()),
         budget=replace(budget, **{k: v for k, v in changes.items() if v is not None}),
-        seeds=tuple(_numbers("--seeds", args.seeds, int)),
+        seeds=tuple(numbers("--seeds", args.seeds, int)),
     )
 
 
@@ -88,7 +88,12 @@ def shard(text: str) -> tuple[int, int]:
     return int(one), int(all_)
 
 
-def _numbers(flag: str, text: str, kind: Any) -> list[Any]:
+def numbers(flag: str, text: str, kind: Any) -> list[Any]:
+    """ "1,2" -> [1, 2].
+
+    Raises:
+        InvalidParameter: one of them is no number.
+    """
     try:
         return [kind(part) for part in text.split(",") if part.strip()]
     except ValueError:
@@ -97,9 +102,9 @@ def _numbers(flag: str, text: str, kind: Any) -> list[Any]:
 
 def _check_weights(plan: Plan, model: str) -> None:
     """What has no weights is refused before anything is measured."""
+    greyed = unavailable(model)
     for setting in plan.defenses:
         rows = () if setting.id == UNDEFENDED else entry(setting.id, "defense").rows
-        for weights in filter(None, (defender(row).weights for row in rows)):
-            why = missing(model, weights)
-            if why:
-                raise InvalidParameter(why, f"Leave {setting.id} out.")
+        for row in rows:
+            if row.id in greyed:
+                raise InvalidParameter(greyed[row.id], f"Leave {setting.id} out.")

@@ -17,12 +17,9 @@ from vlmdefense_demo.benchmark.rows import SCHEMA, Row, Rows
 from vlmdefense_demo.benchmark.scene import Scene
 from vlmdefense_demo.benchmark.tasks import Task
 from vlmdefense_demo.benchmark.trial import Broken, Found, Trial
-from vlmdefense_demo.errors import DemoError
 from vlmdefense_demo.models.backbone import Backbone
+from vlmdefense_demo.side import FAILURES
 from vlmdefense_demo.types import Cost
-
-# What one method may fail with, on some picture or device, without taking the others along.
-FAILURES = (DemoError, torch.cuda.OutOfMemoryError, NotImplementedError)
 
 
 def measure(plan: Plan, backbone: Backbone, tasks: Sequence[Task], rows: Rows) -> None:
@@ -61,7 +58,7 @@ class Batch:
                     yield from self._rows(group, setting, step, eps, found)
             except FAILURES as error:
                 n = len(self.scene.task.pictures)
-                empty = Found(torch.zeros(n, dtype=torch.bool), [Cost()] * n, error=str(error))
+                empty = Found(torch.zeros(n, dtype=torch.bool), [Cost()], str(error))
                 for _, step, eps in self.scene.plan.cells([setting]):
                     yield from self._rows(group, setting, step, eps, empty)
 
@@ -78,6 +75,7 @@ class Batch:
                 "picture": picture.key,
                 "label": picture.label,
                 "model": scene.backbone.name,
+                "conditions": digest(scene.plan.conditions(step)),
                 "seed": scene.seed,
                 "defense": setting.id,
                 "values": setting.values,
@@ -93,8 +91,8 @@ class Batch:
         self, group: Sequence[Setting], setting: Setting, step: Step, eps: float, picture: str
     ) -> str:
         """Everything the row depends on, in a short name."""
-        scene = self.scene
+        scene, plan = self.scene, self.scene.plan
         return digest(
-            picture, scene.task.labels, scene.plan.template, scene.backbone.name, scene.seed,
-            setting.id, step, eps, scene.plan.company(group, setting, step),
+            picture, scene.task.labels, scene.backbone.name, scene.seed, setting.id, step, eps,
+            plan.conditions(step), plan.company(group, setting, step),
         )  # fmt: skip

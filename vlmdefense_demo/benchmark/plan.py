@@ -16,15 +16,15 @@ from vlmdefense_demo.geometry import LEVELS, Ball
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE
 from vlmdefense_demo.ladder import INTERACTIVE, Budget
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
+from vlmdefense_demo.request import AWARE
 from vlmdefense_demo.run import Run
-from vlmdefense_demo.spec import shown
+from vlmdefense_demo.spec import literal, shown
 from vlmdefense_demo.survey import entry
 from vlmdefense_demo.types import Adaptive, Cost, DefenseResult, Images, RungName
 
 UNDEFENDED = "undefended"
 Step = Literal["clean", "transfer", "white_box", "adaptive", "black_box", "latency"]
 STEPS: tuple[Step, ...] = get_args(Step)
-AWARE: tuple[RungName, ...] = ("white_box", "adaptive", "black_box")
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,7 @@ def _choices(item: str, pair: str) -> list[tuple[str, Any]]:
     name, equals, values = pair.partition("=")
     if not (name and equals and values):
         raise InvalidParameter(f"--defenses expects ID:FIELD=VALUE/VALUE, got {item!r}.")
-    return [(name, _value(text)) for text in values.split("/")]
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    return [(name, literal(text)) for text in values.split("/")]
 
 
 @dataclass(frozen=True)
@@ -177,20 +170,24 @@ class Plan:
             ]
         return found
 
-    def company(self, group: Sequence[Setting], setting: Setting, step: Step) -> dict[str, Any]:
-        """What a row depends on besides picture, labels, model, seed and radius."""
-        about: dict[str, Any] = {"settings": shown(setting.build())}
+    def conditions(self, step: Step) -> dict[str, Any]:
+        """What all rows of a step have in common, whatever the defence; a table mixes no two of them."""
+        about: dict[str, Any] = {"template": self.template}
         if step not in ("clean", "latency"):
             about["attack"] = {self.attack: self.attack_values}
         if step in AWARE:
-            # Pictures that broke one setting are tried on its siblings, and radii build on another.
+            # Radii build on one another, and so do the attackers.
             about |= {
                 "budget": str(self.budget),
                 "rungs": self.rungs[: self.rungs.index(step) + 1],
-                "group": [s.name for s in group[: group.index(setting) + 1]],
                 "radii": self.eps,
             }
         return about
+
+    def company(self, group: Sequence[Setting], setting: Setting, step: Step) -> dict[str, Any]:
+        """The settings a row belongs to; pictures that broke one are tried on the siblings after it."""
+        before = group[: group.index(setting)] if step in AWARE else ()
+        return {"settings": shown(setting.build()), "before": [s.name for s in before]}
 
 
 def digest(*parts: Any) -> str:

@@ -2,7 +2,8 @@
 
 All defences of a batch are given the same draws, so that they are compared on the same views; then
 the view ensemble's features are R-TPT's, and those of 8 views are among those of 64. Meters count as
-ever: they stand at the classifier's door, before it.
+ever: they stand at the classifier's door, before it. For judging only: an attacker's pictures never
+come twice, and its queries would fill the memory.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Rows:
     def __init__(self, file: Path, shared: Iterable[Path] = ()) -> None:
         self.file = file
         if file.exists():
-            _cut_torn_line(file)
+            cut_torn_line(file)
         self.done = {row["key"] for row in read_rows(file, *shared)}
 
     def add(self, rows: Iterable[Row]) -> None:
@@ -71,7 +71,7 @@ def _parsed(lines: Iterable[str]) -> Iterator[Row]:
             yield row
 
 
-def _cut_torn_line(file: Path) -> None:
+def cut_torn_line(file: Path) -> None:
     """Half a line would swallow the next one."""
     whole = file.read_bytes()
     if not whole.endswith(b"\n"):

@@ -28,6 +28,7 @@ class Scene:
     task: Task
     seed: int
     clf: ZeroShotClassifier = field(init=False)
+    judge: ZeroShotClassifier = field(init=False)  # the same one, which encodes no picture twice
     x: Images = field(init=False)
     goal: Goal = field(init=False)
     run: Run = field(init=False)
@@ -80,8 +81,9 @@ class Scene:
         meter = Meter(self.backbone.device)
         with torch.no_grad():
             self.clf = ZeroShotClassifier(
-                Remembering(self.backbone), self.task.labels, self.plan.template, meter=meter
+                self.backbone, self.task.labels, self.plan.template, meter=meter
             )
+        self.judge = self.clf.with_backbone(Remembering(self.backbone))
         right = [self.task.labels.index(p.label) for p in pictures]
         self.goal = Goal(torch.tensor(right, device=self.x.device))
         self.run = Run(self.seed, tuple(p.key for p in pictures), "", meter)

@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from vlmdefense_demo.benchmark.plan import AWARE, UNDEFENDED
+from vlmdefense_demo.benchmark.plan import UNDEFENDED
 from vlmdefense_demo.benchmark.rows import Row
 from vlmdefense_demo.benchmark.statistics import Rate, mcnemar, rate, separable
+from vlmdefense_demo.errors import InvalidParameter
+from vlmdefense_demo.request import AWARE
 from vlmdefense_demo.survey import entry
 
 TITLES = {
@@ -49,6 +51,22 @@ class Line:
     rates: dict[Cell, Rate]
     passes: str
     ms: float | None
+
+
+def check_alike(rows: Sequence[Row]) -> None:
+    """One table, one model, one attack and one budget.
+
+    Raises:
+        InvalidParameter: a column would put together what was measured in different ways.
+    """
+    found: dict[tuple[str, float], set[tuple[str, str]]] = defaultdict(set)
+    for row in rows:
+        found[row["step"], row["eps"]].add((row["model"], row["conditions"]))
+    if any(len(ways) > 1 for ways in found.values()):
+        raise InvalidParameter(
+            "These rows are of different models, attacks or budgets.",
+            "Keep one file for each, and print their tables one by one.",
+        )
 
 
 def title(row: Row) -> str:
@@ -147,10 +165,12 @@ def notes(rows: Sequence[Row]) -> Iterator[str]:
         yield f"{name}: {n} results are errors: {error}"
     for cell in columns(rows):
         yield from _ties(rows, cell)
+    n = len({row["picture"] for row in rows})
+    yield f"on {n} pictures differences below {100 * separable(n):.1f} points cannot be separated"
 
 
 def _ties(rows: Sequence[Row], cell: Cell) -> Iterator[str]:
-    """The best defence of a column, and those that the pictures do not separate from it."""
+    """The best defence of a column, and those that the pictures, in their first draw, do not separate."""
     outcomes: dict[str, dict[str, bool]] = defaultdict(dict)
     for row in rows:
         if (row["step"], row["eps"]) == (cell.step, cell.eps) and not row["error"]:
@@ -163,8 +183,5 @@ def _ties(rows: Sequence[Row], cell: Cell) -> Iterator[str]:
         for name, found in outcomes.items()
         if name != best and not mcnemar(outcomes[best], found).differ
     ]
-    n = len(outcomes[best])
-    least = f"{100 * separable(n):.1f} points"
     if others:
-        yield f"{cell.title}: {best} cannot be separated from {', '.join(others)} (n = {n})"
-    yield f"{cell.title}: differences below {least} cannot be separated on {n} pictures"
+        yield f"{cell.title}: {best} cannot be separated from {', '.join(others)}"

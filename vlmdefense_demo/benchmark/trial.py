@@ -121,17 +121,15 @@ class Trial:
         rows = list(range(len(scene.x))) if rows is None else rows
         run, goal = scene.run.select(rows).child("judge"), scene.goal.select(torch.tensor(rows))
         with torch.no_grad(), scene.clf.meter.stage() as cost:
-            logits = self.method(scene.clf, x, run=run).logits
+            logits = self.method(scene.judge, x, run=run).logits
         return ~goal.reached(logits), cost
 
     def _alone(self) -> list[Cost]:
         """What each picture costs by itself, nothing remembered: the median time of three."""
-        scene = self.scene
-        clf = scene.clf.with_backbone(scene.backbone)
-        costs = []
+        scene, costs = self.scene, []
         for i in range(len(scene.x)):
             run, x = scene.run.select([i]).child("judge"), scene.x[i : i + 1]
-            costs.append(_timed(partial(self.method, clf, x, run=run), clf.meter))
+            costs.append(_timed(partial(self.method, scene.clf, x, run=run), scene.clf.meter))
         return costs
 
 

@@ -15,7 +15,6 @@ from vlmdefense_demo.types import Cost
 
 Group = Literal["defenses", "training_time", "test_time", "training_free", "attacks", "all"]
 Order = Literal["survey", "newest", "oldest", "name", "cost"]
-GROUPS: tuple[Group, ...] = get_args(Group)
 ORDERS: tuple[Order, ...] = get_args(Order)
 STATUSES: tuple[Status, ...] = get_args(Status)
 LABELS = 10  # of the request whose cost is quoted: text passes grow with their number
