@@ -13,7 +13,7 @@ def test_unticked_defences_have_no_card_and_no_settings(page):
     page("#card-fare").wait_for(state="visible")
     page("#choose-training_time").get_by_label("FARE").uncheck()
     page("#card-fare").wait_for(state="hidden")
-    assert page.tab.get_by_role("button", name="FARE settings").is_hidden()
+    page.tab.get_by_role("button", name="FARE settings").wait_for(state="hidden")
     page("#choose-training_time").get_by_label("FARE").check()
     page("#card-fare").wait_for(state="visible")
 
@@ -26,6 +26,10 @@ def test_moving_alpha_changes_both_bars_without_pressing_run(page):
     page.tab.get_by_role("button", name="FARE settings").click()
     field = page.tab.get_by_label("number input for alpha")
     field.fill("0")
+    # The slider follows a moment later, and what is released is where it stands.
+    page.tab.wait_for_function(
+        "document.querySelector('input[type=range][aria-label=\"range slider for alpha\"]').value === '0'"
+    )
     field.blur()
     page.wait_status("FARE again, on the same file")
     after = page.card("fare")
