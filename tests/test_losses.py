@@ -19,6 +19,10 @@ def no_allies(logits, labels):
     return torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
 
 
+def towards_the_last(logits, labels, allies):
+    return dlr_targeted(logits, labels, allies, torch.full_like(labels, logits.shape[1] - 1))
+
+
 ALLIES = no_allies(LOGITS, LABELS)
 
 
@@ -58,6 +62,19 @@ def test_losses_have_the_gradient_of_their_value(loss):
     torch.autograd.gradcheck(lambda z: loss(z, LABELS, ALLIES), logits)
 
 
+@pytest.mark.parametrize("k", [3, 4, 9])
+@pytest.mark.parametrize("loss", [*LOSSES.values(), towards_the_last], ids=[*LOSSES, "dlr_t"])
+def test_labels_without_groups_are_groups_of_one_to_the_bit(loss, k):
+    logits = torch.randn(64, k, generator=torch.Generator().manual_seed(k)).mul(20)
+    labels = torch.arange(64) % (k - 1)
+    found = []
+    for allies in (None, no_allies(logits, labels)):
+        leaf = logits.clone().requires_grad_()
+        value = loss(leaf, labels, allies)
+        found.append((value.detach(), *torch.autograd.grad(value.sum(), leaf)))
+    assert all(map(torch.equal, *found))
+
+
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_losses_treat_every_row_alone(loss):
     batch = loss(LOGITS, LABELS, ALLIES)
@@ -78,7 +95,9 @@ def test_no_loss_gains_from_moving_to_an_ally(loss):
 def test_targeted_dlr_gains_nothing_from_an_ally():
     logits = torch.tensor([[5.0, 4.0, 1.0, 0.0, -1.0]], requires_grad=True)
     allies, target = torch.tensor([[True, True, False, False, False]]), torch.tensor([2])
-    slope = torch.autograd.grad(dlr_targeted(logits, allies, target).sum(), logits)[0][0]
+    slope = torch.autograd.grad(
+        dlr_targeted(logits, torch.tensor([0]), allies, target).sum(), logits
+    )[0][0]
     assert slope[1] == 0
     assert slope[2] > 0 > slope[0]
 
@@ -88,7 +107,7 @@ def test_ratios_without_enough_answers_are_the_bare_margin(outside):
     logits = torch.tensor([[5.0, 4.0, 3.5, 1.0, 0.5]], requires_grad=True)
     allies = torch.arange(5)[None] < 5 - outside
     plain = margin(logits, torch.tensor([0]), allies)
-    ratios = [dlr_targeted(logits, allies, torch.tensor([5 - outside]))]
+    ratios = [dlr_targeted(logits, torch.tensor([0]), allies, torch.tensor([5 - outside]))]
     if outside == 1:
         ratios.append(dlr(logits, torch.tensor([0]), allies))
     for ratio in ratios:

@@ -52,6 +52,8 @@ class Stage:
         self.meter = Meter(backbone.device)
         labels, groups = request.words()
         self.groups = torch.tensor(groups, device=backbone.device)
+        # Losses need fewer operations where every label counts alone.
+        self._teams = self.groups if len(set(groups)) < len(groups) else None
         with torch.no_grad():
             self.clf = ZeroShotClassifier(
                 backbone, labels, request.template, meter=self.meter, learned=request.learned
@@ -188,7 +190,7 @@ class Stage:
         own = self.groups == self.groups[right]
         logits = torch.tensor(self.card.clean.logits, device=self.groups.device)
         if aim.kind == "wrong":
-            return Goal(torch.tensor([right], device=self.x.device), groups=self.groups)
+            return Goal(torch.tensor([right], device=self.x.device), groups=self._teams)
         if aim.kind == "runner-up":
             index = int(logits.masked_fill(own, -torch.inf).argmax())
         elif aim.kind == "least likely":
@@ -206,4 +208,4 @@ class Stage:
                 f"The target “{self.clf.labels[index]}” is already the answer.",
                 "Choose another target.",
             )
-        return Goal(torch.tensor([index], device=self.x.device), True, self.groups, features)
+        return Goal(torch.tensor([index], device=self.x.device), True, self._teams, features)

@@ -22,7 +22,7 @@ Features = Annotated[Tensor, "(B, D) float32"]
 Logits = Annotated[Tensor, "(B, K) float32 at the model's own scale"]
 Labels = Annotated[Tensor, "(B,) int64"]
 LogitFn = Callable[[Images], Logits]
-Loss = Callable[[Logits, Labels, Tensor], Tensor]
+Loss = Callable[[Logits, Labels, Tensor | None], Tensor]
 
 Paradigm = Literal["none", "training_time", "test_time", "training_free"]
 Adaptive = Literal["exact", "bpda", "eot"]
@@ -63,7 +63,8 @@ class Goal:
 
     def maximise(self, logits: Logits, loss: Loss) -> Tensor:
         """(B,) value an attacker ascends: the loss of the label to leave, or minus the target's."""
-        value = loss(logits, self.labels.to(logits.device), self.allies(logits))
+        allies = None if self.groups is None else self.allies(logits)
+        value = loss(logits, self.labels.to(logits.device), allies)
         return -value if self.targeted else value
 
     def reached(self, logits: Logits) -> Tensor:

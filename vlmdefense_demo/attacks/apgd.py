@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -50,15 +51,15 @@ class Schedule:
     @classmethod
     def of(cls, steps: int, size: float, loss: Tensor) -> Schedule:
         """Before the first step; `loss` is that of the start."""
-        zeros = torch.zeros_like(loss)
+        unset, rises = torch.zeros_like(loss), torch.zeros_like(loss)
         size_of = torch.full_like(loss, size)[:, None, None, None]
         halved = torch.ones_like(loss, dtype=torch.bool)
         wait = max(int(0.22 * steps), 1)
-        return cls(steps, size_of, loss, zeros, zeros, halved, wait)
+        return cls(steps, size_of, loss, unset, rises, halved, wait)
 
     def halve(self, loss: Tensor, best: Tensor) -> Tensor | None:
         """Note one step; at a checkpoint (B,) bool, which images halve and restart."""
-        self.rises = self.rises + (loss > self.previous)
+        self.rises.add_(loss > self.previous)
         self.previous = loss
         self.since += 1
         if self.since < self.wait:
@@ -111,7 +112,7 @@ def apgd(  # noqa: PLR0913 - the loop's whole state comes from outside
                 last = choose(reached > 0, x, last)
             if not slope:
                 return loss.detach(), torch.empty(0)
-            return loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]
+            return loss.detach(), torch.autograd.grad(loss, leaf, torch.ones_like(loss))[0]
 
     step = _stepper(x0, ball)
     loss, gradient = look(x, True)
@@ -275,7 +276,7 @@ class APGDT(AutoPGD):
         ranked = logits.masked_fill(allies, -torch.inf).argsort(1, descending=True)
         wrong = (~allies).sum(1)
         for i in range(min(TARGETS, int(wrong.max()))):
-            yield f"t{i}", _towards(allies, ranked[:, i]), wrong > i
+            yield f"t{i}", _towards(goal, ranked[:, i]), wrong > i
 
 
 def _of_goal(goal: Goal, loss: str) -> Select:
@@ -286,8 +287,12 @@ def _of_goal(goal: Goal, loss: str) -> Select:
     return select
 
 
-def _towards(allies: Tensor, target: Tensor) -> Select:
-    return lambda rows: lambda logits: dlr_targeted(logits, allies[rows], target[rows])
+def _towards(goal: Goal, target: Tensor) -> Select:
+    def select(rows: Tensor) -> Value:
+        own, aim = goal.select(rows), target[rows]
+        return lambda logits: own.maximise(logits, partial(dlr_targeted, target=aim))
+
+    return select
 
 
 def _all(x: Images) -> Tensor:

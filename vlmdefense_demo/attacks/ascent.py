@@ -108,7 +108,7 @@ class Ascent:
                 best.update(x, value)
                 if best.finished(i):
                     break
-                gradient = torch.autograd.grad(ascended.sum(), leaf)[0]
+                gradient = torch.autograd.grad(ascended, leaf, torch.ones_like(ascended))[0]
             x = move(x, gradient)
         else:
             if self.judge_last:

@@ -34,12 +34,16 @@ class Closest:
         """Nothing found yet."""
         return cls(x, torch.full((len(x),), torch.inf, device=x.device))
 
-    def update(self, x: Images, x0: Images, won: Tensor) -> None:
-        """Take over what succeeded closer, or anything while nothing has."""
+    def update(self, x: Images, delta: Images, won: Tensor) -> None:
+        """Take over what succeeded closer, or anything while nothing has.
+
+        Args:
+            delta: x minus the clean image.
+        """
         if won.device.type == "cpu" and not won.any():
             self.images = choose(self.distance.isinf(), x, self.images)
             return
-        distance = l2_length(x - x0).flatten()
+        distance = l2_length(delta).flatten()
         closer = won & (distance < self.distance)
         take = closer | self.distance.isinf()
         self.images = choose(take, x, self.images)
@@ -75,17 +79,19 @@ class DDN(Attacker):
                 leaf = image.detach().requires_grad_()
                 logits = target(leaf)
                 value = goal.maximise(logits.detach(), margin)
-                gradient = torch.autograd.grad(goal.maximise(logits, LOSSES["ce"]).sum(), leaf)[0]
+                loss = goal.maximise(logits, LOSSES["ce"])
+                gradient = torch.autograd.grad(loss, leaf, torch.ones_like(loss))[0]
             run.record("margin", value)
             won = value > 0
-            found.update(image, x, won)
+            delta = image - x
+            found.update(image, delta, won)
             step = 0.01 + 0.99 * (1 + math.cos(math.pi * i / self.steps)) / 2
-            delta = (image - x).addcmul_(gradient, step / l2_length(gradient).clamp_min(1e-12))
+            delta.addcmul_(gradient, step / l2_length(gradient).clamp_min(1e-12))
             grow = torch.where(won, shrink, stretch)
             radius = radius * grow[:, None, None, None]
             delta.mul_(radius / l2_length(delta).clamp_min(1e-12))
             image = delta.add_(x).clamp_(0, 1).mul_(LEVELS).round_().div_(LEVELS)
         with torch.no_grad():
             won = goal.maximise(target(image), margin) > 0
-            found.update(image, x, won)
+            found.update(image, image - x, won)
         return found.images
