@@ -23,6 +23,7 @@ from vlmdefense_demo.types import Images
 
 AT_SIZE = 224
 Picture = np.ndarray  # (H, W, 3) float32 in [0, 1]
+Exchange = Callable[[Tensor, Tensor], Tensor]
 
 
 def jpeg(x: Images, quality: int) -> Images:
@@ -52,11 +53,41 @@ def bit_depth(x: Images, bits: int) -> Images:
 
 
 def median(x: Images, size: int) -> Images:
-    """The median of size x size neighbours, channel by channel; edges mirrored; differentiable."""
-    reach = size // 2
+    """The median of size x size neighbours, channel by channel; edges mirrored; differentiable.
+
+    Of an even number the lower of the two in the middle. Equal neighbours share the slope.
+    """
+    reach, (height, width) = size // 2, x.shape[2:]
     padded = F.pad(x, (reach, size - 1 - reach, reach, size - 1 - reach), mode="reflect")
-    windows = padded.unfold(2, size, 1).unfold(3, size, 1)
-    return windows.flatten(4).median(dim=4).values
+    places = [(i, j) for i in range(size) for j in range(size)]
+    return _lower_median([padded[:, :, i : i + height, j : j + width] for i, j in places])
+
+
+def _lower_median(pending: list[Tensor]) -> Tensor:
+    """Elementwise over tensors of one shape, by forgetful selection: several times faster than sorting.
+
+    The largest of those kept lies above the median once there are more beside it than may lie below;
+    so it is forgotten, likewise the smallest, and the next one is let in.
+    """
+    below, kept = (len(pending) - 1) // 2, pending[:0]
+    above = len(pending) - 1 - below
+    while below or above:
+        if len(kept) - 1 > below:
+            kept, above = _without_end(kept, torch.maximum, torch.minimum), above - 1
+        elif len(kept) - 1 > above:
+            kept, below = _without_end(kept, torch.minimum, torch.maximum), below - 1
+        else:
+            kept, pending = [*kept, pending[0]], pending[1:]
+    return kept[0]
+
+
+def _without_end(kept: list[Tensor], farther: Exchange, nearer: Exchange) -> list[Tensor]:
+    """All but the largest, or all but the smallest, in new tensors."""
+    end, rest = kept[0], []
+    for other in kept[1:]:
+        rest.append(nearer(end, other))
+        end = farther(end, other)
+    return rest
 
 
 def total_variation(x: Images, weight: float) -> Images:

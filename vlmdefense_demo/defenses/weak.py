@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -33,13 +34,14 @@ def weak_copies(views: Images, batch: int, run: Run) -> Images:
         batch: B; draws of image i depend only on run's id i.
     """
     n = len(views) // batch
-    draws = run.child("draws").uniform(torch.empty(batch, n, DRAWS)).flatten(0, 1).to(views)
-    signed = 2 * draws - 1
+    draws = run.child("draws").uniform(torch.empty(batch, n, DRAWS)).flatten(0, 1)
+    recoloured, blurred, noised = (draws[:, i] < 0.5 for i in (4, 9, 11))
+    draws, signed = draws.to(views), (2 * draws - 1).to(views)
     x = _moved(views, signed[:, :4])
-    x = _where(draws[:, 4], _recoloured(x, signed[:, 5:9]), x)
-    x = _where(draws[:, 9], _blurred(x, BLUR[0] + (BLUR[1] - BLUR[0]) * draws[:, 10]), x)
-    noise = run.child("noise").normal(x.unflatten(0, (batch, n))).flatten(0, 1)
-    x = _where(draws[:, 11], x + NOISE * _each(draws[:, 12]) * noise, x)
+    x = _where(recoloured, x, lambda x, rows: _recoloured(x, signed[rows, 5:9]))
+    x = _where(blurred, x, lambda x, rows: _blurred(x, _width(draws[rows, 10])))
+    noise = _noise(x, noised.unflatten(0, (batch, n)), run.child("noise"))
+    x = _where(noised, x, lambda x, rows: x + NOISE * _each(draws[rows, 12]) * noise)
     return in_range(x)
 
 
@@ -47,8 +49,19 @@ def _each(value: Tensor) -> Tensor:
     return value[:, None, None, None]
 
 
-def _where(coin: Tensor, changed: Images, x: Images) -> Images:
-    return torch.where(_each(coin < 0.5), changed, x)
+def _where(coin: Tensor, x: Images, change: Callable[[Images, Tensor], Images]) -> Images:
+    """Change only the rows of the (N,) coin, which lies on the CPU, so that no GPU is waited for."""
+    rows = coin.nonzero().squeeze(1).to(x.device)
+    return x.index_copy(0, rows, change(x[rows], rows)) if len(rows) else x
+
+
+def _noise(x: Images, coin: Tensor, run: Run) -> Images:
+    """Standard normal, for the chosen views (B, n) alone: drawing it takes longer than adding it."""
+    rows = [
+        run.select([i]).normal(x.new_empty(1, chosen, *x.shape[1:]))[0]
+        for i, chosen in enumerate(coin.sum(1).tolist())
+    ]
+    return torch.cat(rows)
 
 
 def _moved(x: Images, signed: Tensor) -> Images:
@@ -83,6 +96,10 @@ def _hue(angle: Tensor) -> Tensor:
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     turn = torch.stack([zero + 1, zero, zero, zero, cos, -sin, zero, sin, cos], 1)
     return torch.linalg.inv(to_yiq) @ turn.unflatten(1, (3, 3)) @ to_yiq
+
+
+def _width(draw: Tensor) -> Tensor:
+    return BLUR[0] + (BLUR[1] - BLUR[0]) * draw
 
 
 def _blurred(x: Images, sigma: Tensor) -> Images:
