@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,19 @@ def test_compare_writes_a_story_the_page_can_show(call, tmp_path):
     assert (clean == load_image(CAT)).all()
     change = to_array(from_png(story.cards[0].attack.png)).astype(int) - to_array(clean)
     assert abs(change).max() == story.cards[0].attack.linf == 1
+
+
+def test_compare_writes_a_report_whose_command_makes_the_same_file(call, tmp_path, monkeypatch):
+    code, _, _ = call("--defenses", "fare", "--eps", "2", "--report", str(tmp_path / "r.zip"))
+    archive = zipfile.ZipFile(tmp_path / "r.zip")
+    assert code == 0
+    assert {"figures/margin.png", "pictures/looks-attacked.png"} <= set(archive.namelist())
+    archive.extractall(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    *_, line = archive.read("repeat.txt").decode().splitlines()
+    assert main(shlex.split(line)[3:]) == 0
+    again = zipfile.ZipFile(tmp_path / "again.zip")
+    assert again.read("adversarial.png") == archive.read("adversarial.png")
 
 
 def test_truth_and_target_are_taken(call):

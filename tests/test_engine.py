@@ -112,6 +112,37 @@ def test_cards_state_the_cost_per_image(cards):
     assert cards[1].slowdown == 1
 
 
+def test_where_the_model_looks_is_on_the_undefended_card_where_it_is_asked_for(backbone):
+    def newest(**changes):
+        asked = request(defenses={"ttc": {}}, **changes)
+        return {card.method: card for card in compare(asked, backbone)}
+
+    cards = newest(looks=True)
+    (note,) = cards["undefended"].notes
+    assert (note.title, note.kind) == ("where the model looks", "maps")
+    assert note.value["answers"] == [
+        cards["undefended"].clean.label,
+        cards["undefended"].attacked.label,
+    ]
+    assert torch.tensor([note.value["clean"], note.value["attacked"]]).shape == (2, 4, 4)
+    assert json.loads(json.dumps(cards["undefended"].to_json(), allow_nan=False))
+    assert newest()["undefended"].notes == ()
+    assert tiny.timeless(cards["ttc"]) == tiny.timeless(newest()["ttc"])
+    assert newest(looks=True, checks=False)["undefended"].notes == (note,)
+
+
+def test_a_tower_without_a_map_says_so_and_the_run_goes_on(backbone, monkeypatch):
+    def no_map(self, x):
+        raise MethodFailed("Tower has no map of locations.", "Choose another model.")
+
+    monkeypatch.setattr("vlmdefense_demo.models.classifier.ZeroShotClassifier.look", no_map)
+    cards = {card.method: card for card in compare(request(looks=True), backbone)}
+    (note,) = cards["undefended"].notes
+    assert note.kind == "text"
+    assert note.value.startswith("Tower has no map of locations.")
+    assert cards["ttc"].error is None
+
+
 def test_without_an_attack_everything_is_only_classified(backbone):
     first, *defended = compare(request(attack=None), backbone)
     assert first.attacked is None

@@ -76,6 +76,9 @@ def _compare(some: Parsers) -> None:
     compare.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     compare.add_argument("--json", metavar="FILE", help="write the cards as JSON; - is stdout")
     compare.add_argument("--out", type=Path, help="write the PNGs and cards.json to a folder")
+    compare.add_argument(
+        "--report", type=Path, metavar="FILE.zip", help="write all of it as one zip"
+    )
     compare.set_defaults(command=commands.compare)
 
 

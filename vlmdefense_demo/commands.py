@@ -9,26 +9,52 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.spec import literal
 from vlmdefense_demo.survey import SURVEY, catalogue, entry, usable
 from vlmdefense_demo.types import Card
 
+if TYPE_CHECKING:
+    from vlmdefense_demo.models.backbone import Backbone
+    from vlmdefense_demo.request import Request
+
 
 def compare(args: argparse.Namespace) -> int:
     """Attack one picture, defend it, print the cards."""
     from vlmdefense_demo import engine
+    from vlmdefense_demo.models.catalog import load_model
+
+    backbone = load_model(args.model, args.device)
+    request = asked(args, backbone)
+    cards = list({card.method: card for card in engine.compare(request, backbone)}.values())
+    if args.out:
+        _write(args, cards, request)
+    if args.report:
+        from vlmdefense_demo.report import report
+
+        args.report.write_bytes(report(request, args.model, cards))
+    if args.json:
+        text = json.dumps([card.to_json() for card in cards], indent=1, ensure_ascii=False) + "\n"
+        if args.json == "-":
+            _echo(text)
+        else:
+            Path(args.json).write_text(text, encoding="utf-8")
+    else:
+        _echo("".join(_line(card) for card in cards))
+    return 0
+
+
+def asked(args: argparse.Namespace, backbone: Backbone) -> Request:
+    """The request of `compare`'s arguments; a report brings the cards' pictures with it."""
     from vlmdefense_demo.images import fit, read_upload, to_pixels
     from vlmdefense_demo.ladder import BATCH, INTERACTIVE
-    from vlmdefense_demo.models.catalog import load_model
     from vlmdefense_demo.request import AWARE, Aim, Request
 
     settings = _settings(args.set)
     sized = "eps" in entry(args.attack, "attack").cls.__dataclass_fields__  # type: ignore[attr-defined]
     attack_params = ({"eps": args.eps} if sized else {}) | settings.pop(args.attack, {})
-    backbone = load_model(args.model, args.device)
     chosen = _listed(args.defenses) if args.defenses is not None else usable(args.model)
 
     def pixels(path: str) -> Any:
@@ -43,21 +69,11 @@ def compare(args: argparse.Namespace) -> int:
         rungs=() if args.attacker == "unaware" else AWARE,
         climb=args.attacker != "every-rung",
         budget=BATCH if args.budget == "batch" else INTERACTIVE,
+        exhibits=bool(args.report), looks=bool(args.report or args.out),
     )  # fmt: skip
     if settings:
         raise InvalidParameter(f"--set names methods that do not run: {', '.join(settings)}.")
-    cards = list({card.method: card for card in engine.compare(request, backbone)}.values())
-    if args.out:
-        _write(args, cards, request)
-    if args.json:
-        text = json.dumps([card.to_json() for card in cards], indent=1, ensure_ascii=False) + "\n"
-        if args.json == "-":
-            _echo(text)
-        else:
-            Path(args.json).write_text(text, encoding="utf-8")
-    else:
-        _echo("".join(_line(card) for card in cards))
-    return 0
+    return request
 
 
 def _write(args: argparse.Namespace, cards: list[Card], request: Any) -> None:

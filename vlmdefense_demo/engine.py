@@ -49,19 +49,28 @@ def compare(
     for side in sides:
         yield side.defend()
     if request.attack is not None:
-        sides = [side for side in sides if side.card.error is None]
-        if request.checks:
-            yield stage.check()
-        for side in sides:
-            if request.exhibits:
-                side.exhibit()
-            if request.checks:
-                side.check()
-            if request.exhibits or request.checks:
-                yield side.card
-        for side in sides:
-            yield from side.climb()
+        yield from _after(stage, [side for side in sides if side.card.error is None])
     logger.info("%s on %s: %s", request.attack, backbone.name, ", ".join(request.defenses))
+
+
+def _after(stage: Stage, sides: list[Side]) -> Iterator[Card]:
+    """What waits until every answer is there: looks, checks, exhibits; then the ladders."""
+    request = stage.request
+    if request.looks:
+        stage.look()
+    if request.checks:
+        stage.check()
+    if request.looks or request.checks:
+        yield stage.card
+    for side in sides:
+        if request.exhibits:
+            side.exhibit()
+        if request.checks:
+            side.check()
+        if request.exhibits or request.checks:
+            yield side.card
+    for side in sides:
+        yield from side.climb()
 
 
 def redefend(request: Request, backbone: Backbone, earlier: Card) -> Iterator[Card]:

@@ -17,7 +17,7 @@ from vlmdefense_demo.images import to_png
 from vlmdefense_demo.types import AttackReport, Card, Cost, Images, Note, Prediction, Rung
 
 SCHEMA = 2
-ATTACKED = "adversarial.png"
+CLEAN, ATTACKED = "clean.png", "adversarial.png"
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,22 @@ class Story:
 def write_story(folder: Path, image: Images, cards: Sequence[Card], about: dict[str, Any]) -> None:
     """Write clean.png, adversarial.png, a PNG for every other rung, and cards.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "clean.png").write_bytes(to_png(image))
-    for card in cards:
-        if card.attack is not None:
-            (folder / ATTACKED).write_bytes(card.attack.png)
-        for rung in card.ladder:
-            (folder / _file(card.method, rung.name)).write_bytes(rung.png)
+    for name, png in pictures_of(image, cards).items():
+        (folder / name).write_bytes(png)
     data = {"schema": SCHEMA, "about": about, "cards": [card.to_json() for card in cards]}
     (folder / "cards.json").write_text(
         json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
+
+
+def pictures_of(image: Images, cards: Sequence[Card]) -> dict[str, bytes]:
+    """Name -> PNG: the clean picture, the delivered one, and one for every other rung."""
+    files = {CLEAN: to_png(image)}
+    for card in cards:
+        if card.attack is not None:
+            files[ATTACKED] = card.attack.png
+        files |= {_file(card.method, rung.name): rung.png for rung in card.ladder}
+    return files
 
 
 def read_story(folder: Path) -> Story:
@@ -59,7 +65,7 @@ def read_story(folder: Path) -> Story:
     try:
         data = json.loads((folder / "cards.json").read_text(encoding="utf-8"))
         pictures = {path.name: path.read_bytes() for path in folder.glob("*.png")}
-        clean, _ = pictures["clean.png"], pictures[ATTACKED]
+        clean, _ = pictures[CLEAN], pictures[ATTACKED]
     except (OSError, ValueError, KeyError) as error:
         raise InvalidImage(f"{folder} holds no finished comparison.") from error
     schema = data.get("schema") if isinstance(data, dict) else None

@@ -6,7 +6,9 @@ times as much as the attack step it would show.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -26,6 +28,11 @@ def magnitude(clean: np.ndarray, attacked: np.ndarray, top: float) -> Image.Imag
     delta = np.abs(attacked.astype(np.int16) - clean.astype(np.int16)).max(axis=2)
     index = (delta / max(top, 1) * 255).round().clip(0, 255).astype(np.uint8)
     return Image.fromarray(_table()[index])
+
+
+def top_for(linf: float, params: Mapping[str, Any]) -> float:
+    """The end of an attack's scale in levels: what it may change or, without a radius, changed."""
+    return max(linf, float(params.get("eps", 0)), 1)
 
 
 def gain_for(levels: float) -> int:
@@ -48,12 +55,46 @@ def overlay(picture: np.ndarray, where: np.ndarray) -> Image.Image:
     return Image.fromarray((0.45 * grey + 0.55 * colours).round().astype(np.uint8))
 
 
+def looks(
+    clean: np.ndarray, attacked: np.ndarray, grids: Mapping[str, Any]
+) -> tuple[Image.Image, Image.Image, float]:
+    """Both pictures under where the model looks on them, and the top of their one scale, from 0.
+
+    Args:
+        grids: the value of a note of kind "maps".
+    """
+    before, after = (np.asarray(grids[which], np.float64) for which in ("clean", "attacked"))
+    top = float(max(before.max(), after.max()))
+    drawn = [overlay(p, g / (top or 1)) for p, g in ((clean, before), (attacked, after))]
+    return drawn[0], drawn[1], top
+
+
+FLOOR = 1e-3  # levels; what is smaller is black in a spectrum
+HALF_NYQUIST = 0.25  # cycles a pixel
+
+
 def spectrum(clean: np.ndarray, attacked: np.ndarray) -> Image.Image:
     """How much of the difference lies at each frequency: zero in the middle, logarithmic.
 
     Fixed scale: black is less than a thousandth of a level, white as much as a checkerboard of one.
     """
-    delta = attacked.astype(np.float32).mean(axis=2) - clean.astype(np.float32).mean(axis=2)
-    size = np.abs(np.fft.fftshift(np.fft.fft2(delta))) / delta.size
-    index = (np.log10(size.clip(1e-3, 1.0)) / 3 + 1) * 255
+    index = (np.log10(_frequencies(clean, attacked).clip(FLOOR, 1.0)) / 3 + 1) * 255
     return Image.fromarray(_table()[index.round().astype(np.uint8)])
+
+
+def fine_share(clean: np.ndarray, attacked: np.ndarray) -> tuple[float, float]:
+    """Share of the difference's energy above half the Nyquist frequency, and that of white noise.
+
+    Above it lie waves shorter than four pixels, in any direction. A difference of nothing has 0.
+    """
+    energy = _frequencies(clean, attacked) ** 2
+    down, across = (np.fft.fftshift(np.fft.fftfreq(n)) for n in energy.shape)
+    fine = np.hypot(down[:, None], across) > HALF_NYQUIST
+    total = float(energy.sum())
+    return float(energy[fine].sum()) / total if total else 0.0, float(fine.mean())
+
+
+def _frequencies(clean: np.ndarray, attacked: np.ndarray) -> np.ndarray:
+    """(H, W) amplitudes of the difference's mean over channels, in levels; zero in the middle."""
+    delta = attacked.astype(np.float32).mean(axis=2) - clean.astype(np.float32).mean(axis=2)
+    return np.abs(np.fft.fftshift(np.fft.fft2(delta))) / delta.size

@@ -73,6 +73,7 @@ class Request:
         repeats: runs behind the time of a short defence; 0 takes the first as it comes.
         checks: look for masked gradients and put what is found on the cards.
         exhibits: add each defence's pictures and curves to its card.
+        looks: add to the undefended card where the model looks on both pictures.
         learned: prompts of one's own, by the method that uses them.
     """
 
@@ -91,6 +92,7 @@ class Request:
     repeats: int = 3
     checks: bool = True
     exhibits: bool = False
+    looks: bool = False
     learned: Mapping[str, LearnedContext] = field(default_factory=dict)
 
     def words(self) -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from vlmdefense_demo import __version__, masking
-from vlmdefense_demo.errors import InvalidLabels
+from vlmdefense_demo.errors import InvalidLabels, MethodFailed
 from vlmdefense_demo.images import from_png, to_array, to_png
 from vlmdefense_demo.judging import find_label, judge, predict
 from vlmdefense_demo.measure import distances
@@ -30,12 +30,14 @@ from vlmdefense_demo.types import (
     DefenseResult,
     Goal,
     Images,
+    Note,
     Prediction,
 )
 
 # One run of a few milliseconds says little about its time on a shared machine.
 SHORT = 0.5
 NOISES = 8
+LOOKS = "where the model looks"
 
 
 class Stage:
@@ -124,6 +126,21 @@ class Stage:
         self.card = card
         self.goal = self._goal()
         self.adversarial = self.clf.backbone.place(from_png(card.attack.png))
+
+    def look(self) -> Card:
+        """Where the undefended model looks on the clean and on the attacked picture."""
+        assert self.adversarial is not None
+        answers = [p.label for p in (self.card.clean, self.card.attacked) if p is not None]
+        try:
+            seen = [self.clf.look(x) for x in (self.x, self.adversarial)]
+        except MethodFailed as error:
+            note = Note(LOOKS, str(error))
+        else:
+            grids = [grid[0].cpu().tolist() for grid, _ in seen]
+            value = {"how": seen[0][1], "clean": grids[0], "attacked": grids[1], "answers": answers}
+            note = Note(LOOKS, value, "maps")
+        self.card = replace(self.card, notes=(*self.card.notes, note))
+        return self.card
 
     def check(self) -> Card:
         """GM1, GM9 and GM14, on the undefended model; the first two compare changes of every pixel."""

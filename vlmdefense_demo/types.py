@@ -111,12 +111,13 @@ class Note:
 
     kind: "text" (value is a string), "number" (float), "gauge" ({"value", "threshold"}),
     "series" (list of floats), "curves" ({"x", "clean", "attacked"}, lists of numbers from 0 to 1),
-    "images" (list of [caption, base64 of a PNG]) — all JSON-able.
+    "images" (list of [caption, base64 of a PNG]), "maps" ({"how", "clean", "attacked", "answers"}:
+    two grids (h, w) of numbers >= 0 on one scale, and what was answered) — all JSON-able.
     """
 
     title: str
     value: Any
-    kind: Literal["text", "number", "gauge", "series", "curves", "images"] = "text"
+    kind: Literal["text", "number", "gauge", "series", "curves", "images", "maps"] = "text"
 
 
 @dataclass(frozen=True)

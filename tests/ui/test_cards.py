@@ -230,13 +230,6 @@ def test_verdict_of_a_failed_attack_says_failed_and_stays():
     assert "identical" in plain(html)
 
 
-def test_picture_captions_state_gain_and_scale():
-    drag, signed, size = (plain(c) for c in cards.captions(31, 4.0))
-    assert "file you can download" in drag
-    assert signed == "Difference, signed, amplified ×31 −4.1 0 +4.1"
-    assert size.endswith("0 4")
-
-
 def test_costs_of_text_passes_stand_beside_the_images():
     cost = Cost(image_forward=16, text_forward=20, text_backward=10, seconds=0.6)
     text = plain(cards.defence(stories.defended("rtpt", cost=cost), ("cat", "lion", "dog")))

@@ -19,6 +19,7 @@ from vlmdefense_demo.errors import InvalidLabels
 from vlmdefense_demo.models import deep_prompts, visual_prompts
 from vlmdefense_demo.models.folding import fold_batchnorm
 from vlmdefense_demo.models.maps import Trace, locate, trace
+from vlmdefense_demo.models.rollout import is_plain_vit, rollout
 from vlmdefense_demo.types import Features, Images
 
 
@@ -98,6 +99,15 @@ class Backbone:
             MethodFailed: the image tower has no grid of locations.
         """
         return self._through(trace, x)
+
+    @property
+    def plain_vit(self) -> bool:
+        """Whether the attention of every layer of the image tower is known: `encode_rollout`."""
+        return is_plain_vit(self._tower)
+
+    def encode_rollout(self, x: Images) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, h, w) shares of attention, through all layers of a ViT."""
+        return self._through(rollout, x)
 
     def encode_prompted(self, x: Images, prompts: Tensor) -> Features:
         """(B, 3, H, W) in [0, 1], (depth, M, d) tokens beside the patches -> (B, D) features.

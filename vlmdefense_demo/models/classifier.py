@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,13 +17,14 @@ from vlmdefense_demo.labels import DEFAULT_TEMPLATE, clean_labels, clean_templat
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.catalog import load_universal
 from vlmdefense_demo.models.deep_prompts import DeepPrompts, encode_text, label_prompts
-from vlmdefense_demo.models.maps import salience
+from vlmdefense_demo.models.maps import contribution, salience
 from vlmdefense_demo.models.prompts import ContextPrompts, LearnedContext, placeholders
 from vlmdefense_demo.models.variants import load_context
 from vlmdefense_demo.run import Meter
 from vlmdefense_demo.types import Features, Images, Logits
 
 TINY = 1e-12
+Look = Literal["rollout", "gradient"]
 
 
 @dataclass
@@ -215,6 +217,25 @@ class ZeroShotClassifier:
             seen = self.backbone.encode_traced(x)
             self.meter.tick("image", seen.features)
             return salience(seen, self.logits(unit(seen.features)).amax(1).sum())
+
+    def look(self, x: Images) -> tuple[Tensor, Look]:
+        """(B, 3, H, W) in [0, 1] -> (B, h, w) where each image's answer comes from, and how that is told.
+
+        Of a plain ViT its attention, as shares; of other towers what each location adds to the
+        highest logit, in its units. Constants, and comparable between images.
+
+        Raises:
+            MethodFailed: the image tower has no grid of locations.
+        """
+        if self.backbone.plain_vit:
+            with torch.no_grad():
+                shares = self.backbone.encode_rollout(x)
+            self.meter.tick("image", shares)
+            return shares, "rollout"
+        with torch.enable_grad():
+            seen = self.backbone.encode_traced(x)
+            self.meter.tick("image", seen.features)
+            return contribution(seen, self.logits(unit(seen.features)).amax(1).sum()), "gradient"
 
     def encode_prompted_labels(self, prompts: DeepPrompts) -> Features:
         """(K, D) unit-norm text features of the labels behind deep prompts, not the template."""

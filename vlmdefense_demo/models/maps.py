@@ -183,5 +183,18 @@ def salience(seen: Trace, score: Tensor) -> Tensor:
     return _of_maximum((values - FAINT).relu()).square()
 
 
+def contribution(seen: Trace, score: Tensor) -> Tensor:
+    """What each location adds to a score, to first order: (B, h, w) >= 0, in units of the score.
+
+    Activation times gradient, summed over channels; what speaks against the score counts as 0. For
+    a score that is linear in the grid the values are exact.
+
+    Args:
+        seen: what `trace` gave.
+        score: () made from its features, image by image, summed.
+    """
+    return (seen.grid.detach() * torch.autograd.grad(score, seen.grid)[0]).sum(1).relu()
+
+
 def _of_maximum(values: Tensor) -> Tensor:
     return values / values.amax((1, 2), keepdim=True).clamp_min(TINY)

@@ -294,16 +294,3 @@ def _seconds(seconds: float) -> str:
     if seconds < 0.0005:
         return "&lt; 1 ms"
     return f"{1000 * seconds:.0f} ms" if seconds < 0.9995 else f"{seconds:.2f} s"
-
-
-def captions(gain: int, top: float) -> tuple[str, str, str]:
-    """Words and scales under the three pictures."""
-    grey = f"{127 / gain:.1f}"
-    return (
-        '<p class="vd-caption">Drag. The right half is the file you can download.</p>',
-        f'<p class="vd-caption">Difference, signed, amplified ×{gain}</p>'
-        f'<div class="scale grey"></div><div class="ends"><span>−{grey}</span><span>0</span>'
-        f"<span>+{grey}</span></div>",
-        f'<p class="vd-caption">Largest |δ| of a pixel, in levels of 255</p>'
-        f'<div class="scale"></div><div class="ends"><span>0</span><span>{top:g}</span></div>',
-    )

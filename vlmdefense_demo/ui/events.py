@@ -14,7 +14,7 @@ from vlmdefense_demo.spec import fields
 from vlmdefense_demo.survey import PARADIGMS, attacker, entry, methods, unavailable, usable
 from vlmdefense_demo.types import Paradigm
 from vlmdefense_demo.ui import cards as html
-from vlmdefense_demo.ui import classroom, handlers, live, pipeline
+from vlmdefense_demo.ui import classroom, curves, handlers, live, pipeline, report
 from vlmdefense_demo.ui.controls import Widgets, collect
 from vlmdefense_demo.ui.examples import PRESETS, Example
 from vlmdefense_demo.ui.handlers import Form, Site
@@ -53,6 +53,7 @@ class Controls:
     learned: Any = None
     desk: Any = None
     pair: Any = None
+    board: Any = None
 
     def inputs(self) -> list[Any]:
         """Every control that shapes a run."""
@@ -188,6 +189,8 @@ def connect(page: Controls, site: Site) -> None:
         partial(handlers.change_model, site), page.model, [page.model, page.out["status"]], **hidden
     )
     _choices(page, hidden)
+    curves.connect(page.board, page.out["earlier"], site)
+    report.connect(page.out, site)
     _live(page, site, hidden)
     _teach(page, site, hidden)
     own = {widget for (id, _), widget in page.params.items() if entry(id).kind == "defense"}

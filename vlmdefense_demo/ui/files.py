@@ -1,4 +1,4 @@
-"""Files the page hands out: PNGs in one temporary folder, deleted after an hour, asked or not."""
+"""Files the page hands out: PNGs and reports in one temporary folder, deleted after an hour, asked or not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOOK_EVERY = 300
 
 
 class Outbox:
-    """Content-addressed PNG files with an age limit."""
+    """Content-addressed files with an age limit."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="vlmdefense-")
@@ -49,7 +49,7 @@ class Outbox:
     def _sweep(self) -> int:
         """Delete what is old; how many files are left."""
         limit, left = time.time() - KEEP_SECONDS, 0
-        for path in self.root.glob("*/*.png"):
+        for path in self.root.glob("*/*.*"):
             with suppress(FileNotFoundError):  # another thread may be sweeping, too
                 if path.stat().st_mtime < limit:
                     path.unlink()

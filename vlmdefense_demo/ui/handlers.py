@@ -11,30 +11,27 @@ from typing import Any
 
 import gradio as gr
 
+from vlmdefense_demo.curves import Curve
 from vlmdefense_demo.engine import compare
 from vlmdefense_demo.errors import DemoError
-from vlmdefense_demo.heatmap import gain_for, magnitude, signed_difference
-from vlmdefense_demo.images import fit, from_png, read_upload, to_array, to_pixels, to_png
+from vlmdefense_demo.images import fit, read_upload, to_pixels
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.catalog import load_model
 from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.request import AWARE, Aim, Request, check_request
 from vlmdefense_demo.run import Progress
 from vlmdefense_demo.survey import SURVEY, entry, methods
-from vlmdefense_demo.types import AttackReport, Card, Images
+from vlmdefense_demo.types import Card, Images
 from vlmdefense_demo.ui import cards as html
-from vlmdefense_demo.ui import text
+from vlmdefense_demo.ui import pictures, text
 from vlmdefense_demo.ui.files import Outbox
 from vlmdefense_demo.ui.pipeline import SLOT, slot
 from vlmdefense_demo.ui.worker import Step, Worker
 
 logger = logging.getLogger(__name__)
 DEFENSES = tuple(methods("defense"))
-CAPTIONS = ("pair_caption", "signed_caption", "magnitude_caption")
-FIXED = ("status", "go", "stop", "verdict", "pair", "signed", "magnitude", *CAPTIONS, "undefended",
-         "download", "earlier")  # fmt: skip
+FIXED = ("status", "go", "stop", "verdict", *pictures.OUTPUTS, "undefended", "download", "earlier")
 OUTPUTS = (*FIXED, *DEFENSES, SLOT)
-PICTURES = ("pair", "signed", "magnitude")
 Update = dict[str, Any]
 
 
@@ -74,11 +71,18 @@ class Site:
 
 @dataclass(frozen=True, eq=False)
 class Earlier:
-    """What the page shows: the request of the last run, its model, and its undefended card."""
+    """What the page shows: the request of the last run, its model, and its undefended card.
+
+    Args:
+        cards: the newest of each method, undefended first, once the run is over.
+        curves: what was drawn of it since.
+    """
 
     request: Request
     model: str
     card: Card
+    cards: tuple[Card, ...] = ()
+    curves: tuple[Curve, ...] = ()
 
 
 def prepare(form: Form, backbone: Backbone) -> Request:
@@ -101,6 +105,7 @@ def prepare(form: Form, backbone: Backbone) -> Request:
         int(form.seed),
         rungs=AWARE if form.knows else (),
         exhibits=True,
+        looks=True,
         learned=own_prompts(form.model, form.learned),
     )
     check_request(request)
@@ -147,13 +152,23 @@ def run(site: Site, form: Form, session: str) -> Iterator[Update]:
             yield queued | show(site, form, done, asked[0])
     except DemoError as error:
         logger.info("%s: %s", type(error).__name__, error)
+        yield from _kept(form, done, asked)
         yield closing(form, done, str(error))
     except Exception:
         # The page's last line of defence: the buttons come back, the trace goes to the log.
         logger.exception("a comparison failed")
         yield closing(form, done, "Something broke inside the demo; the log has the details.")
     else:
+        yield from _kept(form, done, asked)
         yield closing(form, done, "")
+
+
+def _kept(form: Form, done: Sequence[Card], asked: Sequence[Request]) -> Iterator[Update]:
+    """Every method's newest card, for the curves and the report; nothing if there was no attack."""
+    cards = {card.method: card for card in done}
+    if done and cards["undefended"].attack is not None:
+        first, *_ = kept = tuple(cards.values())
+        yield {"earlier": Earlier(asked[0], form.model, first, kept)}
 
 
 def opening() -> Update:
@@ -186,27 +201,12 @@ def show(site: Site, form: Form, done: Sequence[Card], request: Request) -> Upda
         update["download"] = gr.DownloadButton(interactive=False)
     elif sum(c.attack is not None for c in done) == 1:
         assert card.attack is not None
-        update |= pictures(site, request.image, card.attack) | _next(form, done)
+        update |= pictures.made(site.outbox, request.image, card.attack) | _next(form, done)
         update["earlier"] = Earlier(request, form.model, card)
         update["status"] = status("Defending …")
+    elif card.attack is not None:
+        update |= pictures.looked(request.image, card.attack, card.notes)
     return update
-
-
-def pictures(site: Site, clean: Images, report: AttackReport) -> Update:
-    """Slider, both difference pictures with their scales, and the file."""
-    before, after = to_array(clean), to_array(from_png(report.png))
-    top = max(report.linf, float(report.params.get("eps", 0)), 1)
-    gain = gain_for(top)
-    size = f"-{report.params['eps']:g}of255" if "eps" in report.params else ""
-    name = f"adversarial-{report.method}{size}.png"
-    path = site.outbox.put(report.png, name)
-    original = site.outbox.put(to_png(clean), "clean.png")
-    return {
-        "pair": (original, path),
-        "signed": signed_difference(before, after, gain),
-        "magnitude": magnitude(before, after, top),
-        "download": gr.DownloadButton(value=path, interactive=True),
-    } | dict(zip(CAPTIONS, html.captions(gain, top), strict=True))
 
 
 def closing(form: Form, done: Sequence[Card], error: str) -> Update:
@@ -225,7 +225,7 @@ def closing(form: Form, done: Sequence[Card], error: str) -> Update:
     update |= {id: html.placeholder(id, why) for id in form.defenses if id not in finished}
     first = _undefended(done)
     if first.attack is None:  # the pictures on the page are of an earlier attack
-        update |= dict.fromkeys(PICTURES) | dict.fromkeys(CAPTIONS, "")
+        update |= pictures.cleared()
         update["undefended"] = html.undefended(first, html.class_order(first), why)
         update["download"] = gr.DownloadButton(value=None, interactive=False)
     return update

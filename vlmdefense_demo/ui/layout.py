@@ -18,7 +18,16 @@ from vlmdefense_demo.models.catalog import ASSETS, MODELS
 from vlmdefense_demo.survey import PARADIGMS, attacker, methods, unavailable
 from vlmdefense_demo.survey import first as ticked_first
 from vlmdefense_demo.types import Paradigm
-from vlmdefense_demo.ui import api, events, handlers, sharing, text
+from vlmdefense_demo.ui import (
+    api,
+    curves,
+    events,
+    handlers,
+    pictures,
+    report,
+    sharing,
+    text,
+)
 from vlmdefense_demo.ui import cards as html
 from vlmdefense_demo.ui.classroom import desk
 from vlmdefense_demo.ui.controls import widgets
@@ -27,6 +36,7 @@ from vlmdefense_demo.ui.examples import PRESETS, examples
 from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.photo import photo_input
 from vlmdefense_demo.ui.pipeline import SLOT, panel
+from vlmdefense_demo.ui.story import told
 from vlmdefense_demo.ui.survey import survey_tab
 
 STORY = ASSETS / "precomputed" / "coffee-becomes-motorcycle"
@@ -52,6 +62,7 @@ def build(site: Site) -> gr.Blocks:
                 _paradigm(page, site, paradigm, first)
         page.pair = panel(site.model)
         page.out[SLOT] = page.pair.card
+        page.board = curves.board(first.get("earlier"))
         page.learned = gr.State({})
         page.desk = desk()
         with gr.Tabs(elem_id="tabs"):
@@ -93,24 +104,9 @@ def _image(page: Controls, first: dict[str, Any]) -> None:
 
 
 def _change(page: Controls, first: dict[str, Any]) -> None:
-    with gr.Column(scale=9, min_width=340, elem_classes="vd-panel"):
+    with gr.Column(scale=9, min_width=340, elem_classes="vd-panel", elem_id="change"):
         gr.HTML('<p class="kicker">2 · What changed</p>')
-        with gr.Row(elem_classes="pictures result"):
-            with gr.Column(scale=7, min_width=300):
-                page.out["pair"] = gr.ImageSlider(
-                    first.get("pair"), type="filepath", format="png", interactive=False,
-                    label="Original | attacked", show_label=False, buttons=["fullscreen"],
-                    elem_id="pair", elem_classes="pix",
-                )  # fmt: skip
-                page.out["pair_caption"] = gr.HTML(first.get("pair_caption", ""))
-            with gr.Column(scale=3, min_width=150):
-                for name, label in (("signed", "Signed difference"), ("magnitude", "Size of δ")):
-                    page.out[name] = gr.Image(
-                        first.get(name), format="png", interactive=False, label=label,
-                        show_label=False, buttons=["fullscreen"], elem_id=name,
-                        elem_classes="pix", alt_text=label,
-                    )  # fmt: skip
-                    page.out[f"{name}_caption"] = gr.HTML(first.get(f"{name}_caption", ""))
+        pictures.panel(page.out, first)
 
 
 def _verdict(page: Controls, first: dict[str, Any]) -> None:
@@ -118,9 +114,12 @@ def _verdict(page: Controls, first: dict[str, Any]) -> None:
         gr.HTML('<p class="kicker">Verdict</p>')
         page.out["verdict"] = gr.HTML(first.get("verdict", ""), elem_id="verdict")
         file = first["pair"][1] if "pair" in first else None
-        page.out["download"] = gr.DownloadButton(
-            "Adversarial PNG", value=file, interactive=file is not None, elem_id="download"
-        )
+        with gr.Row(elem_id="keep"):
+            page.out["download"] = gr.DownloadButton(
+                "Adversarial PNG", value=file, interactive=file is not None, elem_id="download",
+                min_width=110,
+            )  # fmt: skip
+            report.button(page.out)
 
 
 def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
@@ -157,7 +156,7 @@ def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
                 scale=4,
                 min_width=230,
             )
-            page.out["earlier"] = gr.State()
+            page.out["earlier"] = gr.State(first.get("earlier"))
             page.out["stop"] = gr.Button(
                 "Stop", interactive=False, elem_id="stop", scale=1, min_width=90
             )
@@ -240,7 +239,9 @@ def _first_paint(site: Site, story: Story | None) -> dict[str, Any]:
     card, *rest = story.cards
     order = html.class_order(card)
     assert card.attack is not None
-    first = handlers.pictures(site, from_png(story.clean), card.attack)
+    clean = from_png(story.clean)
+    first = pictures.made(site.outbox, clean, card.attack)
+    first |= {"look_caption": ""} | pictures.looked(clean, card.attack, card.notes)
     labels = tuple(story.about["labels"])
     controls |= {"labels": labels, "attack": card.attack.method, "seed": story.about["seed"]}
     controls["preset"] = next((name for name, some in PRESETS.items() if some == labels), None)
@@ -254,6 +255,7 @@ def _first_paint(site: Site, story: Story | None) -> dict[str, Any]:
             "undefended": html.undefended(card, order),
             "verdict": html.verdict(card, story.about["badge"]),
             "picture": first["pair"][0],
+            "earlier": told(story),
         }
     )
 

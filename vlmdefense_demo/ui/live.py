@@ -55,7 +55,11 @@ def again(
     order = html.class_order(earlier.card)
     done = {card.method: html.defence(card, order) for card in cards}
     now = replace(request, defenses={**earlier.request.defenses, **moved})
-    yield *_shown(done), status(words), replace(earlier, request=now)
+    kept = {card.method: card for card in earlier.cards}
+    if kept:  # else the run that shows them is not over
+        kept |= {card.method: card for card in cards}
+    ran = replace(earlier, request=now, cards=tuple(kept.values()), curves=())
+    yield *_shown(done), status(words), ran
 
 
 def _moved(

@@ -91,13 +91,13 @@ def checked(about: Mapping[str, Any]) -> Recipe:
     )  # fmt: skip
 
 
-def read_recipe(path: str) -> Recipe | None:
+def read_recipe(source: str | bytes) -> Recipe | None:
     """The recipe of an uploaded file; None when it has none.
 
     Raises:
         DemoError: there is one that cannot be used, or the file is not a picture.
     """
-    about = read_upload(path).recipe
+    about = read_upload(source).recipe
     if about is None:
         return None
     return checked({**about, "labels": _labels(about.get("labels"), about.get("groups"))})
