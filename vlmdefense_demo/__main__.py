@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmdefense_demo import commands
+from vlmdefense_demo.benchmark.quick import Quick
 from vlmdefense_demo.errors import DemoError
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE
 from vlmdefense_demo.survey import methods
@@ -84,6 +85,8 @@ def _compare(some: Parsers) -> None:
 
 def _benchmark(some: Parsers) -> None:
     bench = some.add_parser("benchmark", help="the survey's table: robustness, overhead")
+    bench.add_argument("--quick", action=Quick, nargs=0,
+                       help="eight photos, a method a paradigm; flags after it change that")  # fmt: skip
     bench.add_argument("--images", help="folder, csv, tar, or “bundled”")
     bench.add_argument("--photos", type=int, help="drawn at random; default: all")
     bench.add_argument("--labels", type=int, default=10, help="answers to choose from")
@@ -102,12 +105,15 @@ def _benchmark(some: Parsers) -> None:
     bench.add_argument("--draws", type=int, help="of a random defence, a step of that attacker")
     bench.add_argument("--queries", type=int, help="of the black-box attacker")
     bench.add_argument("--seeds", default="0", help="of all draws, comma separated")
-    bench.add_argument("--file", type=Path, required=True, help="JSONL; an existing one goes on")
+    bench.add_argument("--file", type=Path, help="JSONL; an existing one goes on")
     bench.add_argument("--shard", default="0/1", help="this process's share, e.g. 0/2")
     bench.add_argument("--model", default="pocket", help="catalog name or local-dir:PATH")
     bench.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     bench.add_argument("--threads", type=int, help="of the processor, for each process")
     bench.add_argument("--format", default="markdown", choices=("markdown", "csv", "latex"))
+    bench.add_argument(
+        "--figures", type=Path, metavar="FOLDER", help="write the table as pictures, too"
+    )
     bench.add_argument("--table-only", nargs="*", type=Path, metavar="FILE",
                        help="measure nothing; print the table of these files, or of --file")  # fmt: skip
     bench.set_defaults(command=commands.benchmark)

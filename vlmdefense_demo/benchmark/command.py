@@ -29,12 +29,18 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     Raises:
         DemoError: what was asked for cannot be done, in a sentence.
     """
+    if args.file is None and not args.table_only:
+        raise InvalidParameter("There is no file for the rows.", "Name one with --file.")
     if args.table_only is None:
         yield from _measure(args)
     rows = read_rows(*(args.table_only or [args.file]))
     if not rows:
         raise InvalidParameter("There are no rows to make a table of.", "Check the path of --file.")
     tables.check_alike(rows)
+    if args.figures:
+        from vlmdefense_demo.benchmark import figures  # matplotlib is slow to import
+
+        yield from (f"wrote {path}\n" for path in figures.write(rows, args.figures))
     yield FORMATS[args.format](rows)
     if args.format == "markdown":
         yield "\n"

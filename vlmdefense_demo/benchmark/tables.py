@@ -15,6 +15,7 @@ from vlmdefense_demo.benchmark.statistics import Rate, mcnemar, rate, separable
 from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.request import AWARE
 from vlmdefense_demo.survey import entry
+from vlmdefense_demo.types import Paradigm
 
 TITLES = {
     "transfer": "unaware",
@@ -42,12 +43,14 @@ class Line:
     """A defence with its settings: what it answers rightly, and what an answer costs.
 
     Args:
+        paradigm: of the defence, "none" for the model itself.
         rates: by column; missing where nothing was measured.
         passes: of one answer, in words.
         ms: the median time of a single picture, None if it was not measured.
     """
 
     title: str
+    paradigm: Paradigm
     rates: dict[Cell, Rate]
     passes: str
     ms: float | None
@@ -99,7 +102,11 @@ def _line(name: str, rows: Sequence[Row]) -> Line:
     alone = [r for r in good if r["step"] == "latency"]
     answers = alone or [r for r in good if r["step"] == "clean"]
     ms = 1000 * median(r["s"] for r in alone) if alone else None
-    return Line(name, rates, _passes(answers), ms)
+    return Line(name, _paradigm(rows[0]), rates, _passes(answers), ms)
+
+
+def _paradigm(row: Row) -> Paradigm:
+    return "none" if row["defense"] == UNDEFENDED else entry(row["defense"]).paradigm
 
 
 def _passes(rows: Sequence[Row]) -> str:
