@@ -23,7 +23,7 @@ LAYERS = (
     {"request"},
     {"stage"},
     {"side"},
-    {"engine", "library"},
+    {"engine", "library", "alarms"},
     {
         "benchmark",
         "calibration",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
+from tests import tiny
 from vlmdefense_demo.detectors import thresholds
 from vlmdefense_demo.detectors.drift import AMPLITUDES, CURVE, DriftDetector, crossover
 from vlmdefense_demo.detectors.thresholds import auc, calibrated, roc, threshold_at
 from vlmdefense_demo.spec import shown
 from vlmdefense_demo.survey import detector, methods
-from tests import tiny
 
 
 @pytest.mark.parametrize(("n", "alarms"), [(20, 1), (100, 5), (300, 15), (19, 0), (39, 1)])
@@ -35,7 +37,7 @@ def test_roc_has_only_corners_and_the_area_of_the_auc():
     points = roc(clean, attacked)
     assert points == [(0.0, 0.0), (0.0, 0.5), (0.25, 0.5), (0.25, 0.75), (0.5, 0.75), (0.5, 1.0),
                       (1.0, 1.0)]  # fmt: skip
-    area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in zip(points, points[1:], strict=False))
+    area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(points))
     assert area == pytest.approx(auc(clean, attacked))
 
 
@@ -55,7 +57,9 @@ def test_the_curve_passes_through_the_score(clf):
     assert note.value["x"] == list(AMPLITUDES)
     at = AMPLITUDES.index(16)
     for name, x in zip(("clean", "attacked"), pair.split(1), strict=True):
-        assert note.value[name][at] == pytest.approx(float(method(clf, x, run=run).scores), abs=1e-5)
+        assert note.value[name][at] == pytest.approx(
+            float(method(clf, x, run=run).scores), abs=1e-5
+        )
 
 
 def test_the_shipped_file_belongs_to_the_detectors_as_they_are():
@@ -67,12 +71,12 @@ def test_the_shipped_file_belongs_to_the_detectors_as_they_are():
         assert row.quantiles["0.95"] == row.threshold
         assert len(row.clean) == len(row.attacked) == len(found.bundled) >= 6
         for against in row.against:
-            area = sum(
-                (b[0] - a[0]) * (a[1] + b[1]) / 2
-                for a, b in zip(against.roc, against.roc[1:], strict=False)
-            )
+            area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(against.roc))
             assert area == pytest.approx(against.auc, abs=1e-3)
-    assert auc(found.detectors["detect_padding"].clean, found.detectors["detect_padding"].attacked) > 0.9
+    assert (
+        auc(found.detectors["detect_padding"].clean, found.detectors["detect_padding"].attacked)
+        > 0.9
+    )
 
 
 def test_a_model_is_added_and_replaced_and_the_others_stay(tmp_path):

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 DEFENSES = tuple(methods("defense"))
 CAPTIONS = ("pair_caption", "signed_caption", "magnitude_caption")
 FIXED = ("status", "go", "stop", "verdict", "pair", "signed", "magnitude", *CAPTIONS, "undefended",
-         "download", "earlier")  # fmt: skip
+         "download", "earlier", "detect", "readings")  # fmt: skip
 OUTPUTS = (*FIXED, *DEFENSES, SLOT)
 PICTURES = ("pair", "signed", "magnitude")
 Update = dict[str, Any]
@@ -162,6 +162,7 @@ def opening() -> Update:
         "status": status("Starting …", pending=True),
         "go": gr.Button(interactive=False),
         "stop": gr.Button(interactive=True),
+        "detect": gr.Button(interactive=False),  # they would read the pictures of the run before
     }
 
 
@@ -188,6 +189,7 @@ def show(site: Site, form: Form, done: Sequence[Card], request: Request) -> Upda
         assert card.attack is not None
         update |= pictures(site, request.image, card.attack) | _next(form, done)
         update["earlier"] = Earlier(request, form.model, card)
+        update["readings"] = text.unread()
         update["status"] = status("Defending …")
     return update
 
@@ -217,6 +219,7 @@ def closing(form: Form, done: Sequence[Card], error: str) -> Update:
         "status": status(words, failed=bool(error) and not stopped, pending=not done),
         "go": gr.Button(interactive=True),
         "stop": gr.Button(interactive=False),
+        "detect": gr.Button(interactive=True),
     }
     if not done:
         return update

@@ -20,6 +20,7 @@ from vlmdefense_demo.survey import first as ticked_first
 from vlmdefense_demo.types import Paradigm
 from vlmdefense_demo.ui import api, events, handlers, sharing, text
 from vlmdefense_demo.ui import cards as html
+from vlmdefense_demo.ui import detectors as watching
 from vlmdefense_demo.ui.classroom import desk
 from vlmdefense_demo.ui.controls import widgets
 from vlmdefense_demo.ui.events import EPS, Controls, choices
@@ -52,6 +53,8 @@ def build(site: Site) -> gr.Blocks:
                 _paradigm(page, site, paradigm, first)
         page.pair = panel(site.model)
         page.out[SLOT] = page.pair.card
+        page.watch = watching.panel()
+        page.out |= {"detect": page.watch.go, "readings": page.watch.shown}
         page.learned = gr.State({})
         page.desk = desk()
         with gr.Tabs(elem_id="tabs"):
