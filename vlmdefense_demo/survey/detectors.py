@@ -32,7 +32,7 @@ DETECTORS = (
           "authors' code without licence; own code", "simplified",
           "Weak noise moves an attacked feature less than a clean one, strong noise moves it more.",
           "(D + 1) f", "detectors.drift:DriftDetector", ("randomised",),
-          detail="The two curves cross near the attack's own size, and the score is read beyond.",
+          detail="The score is read beyond the crossing, under noise stronger than most attacks.",
           trains=THRESHOLD, paid="both",
           remark="Read under strong noise, after arXiv 2606.03730, of which only a summary was read; "
                  "amplitude and draws are ours."),

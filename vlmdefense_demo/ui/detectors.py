@@ -191,8 +191,7 @@ def _more(reading: Reading) -> str:
     )
     return (
         '<details class="more"><summary>How it is evaded</summary>'
-        f"<p>{escape(row.detail)}</p><dl>{facts}</dl>"
-        f"<p><b>an attacker who knows it</b>: {escape(detector(row).evasion)}</p></details>"
+        f"{f'<dl>{facts}</dl>' if facts else ''}<p><b>an attacker who knows it</b>: {escape(detector(row).evasion)}</p></details>"
     )
 
 
