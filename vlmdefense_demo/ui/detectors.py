@@ -74,12 +74,17 @@ def watch(site: Site, earlier: Earlier | None, name: str) -> Iterator[Update]:
         grid = readings(done, earlier.model, running)
         return status(sentence, failed=failed) + grid, gr.Button(interactive=running)
 
-    yield shown(WAITING)
+    words = WAITING
+    yield shown(words)
     try:
         for event in site.worker.stream(session(name), job):
             if isinstance(event, Reading):
                 done.append(event)
-            yield shown(_progress(event, done))
+            elif words == _progress(event, done):
+                yield gr.skip(), gr.skip()  # nothing new; a closed page is noticed here
+                continue
+            words = _progress(event, done)
+            yield shown(words)
     except DemoError as error:
         yield shown(str(error), failed=not isinstance(error, Cancelled), running=False)
     except Exception:
