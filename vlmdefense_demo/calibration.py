@@ -136,6 +136,7 @@ def calibrate(plan: Plan, backbone: Backbone, folder: Path) -> Calibrated:
                 for eps, some in found.items()
             ),
             knowing=bench.knowing(id, t, measured[: plan.known]),
+            tried=len(measured[: plan.known]),
             clean=tuple(one[id] for one, _ in pairs),
             attacked=tuple(two[id] for _, two in pairs),
         )
@@ -247,7 +248,10 @@ def table(found: Calibrated) -> Iterator[str]:
                 f"AUC {against.auc:.3f}"
             )
         if row.knowing is not None:
-            yield f"{'':15} who knows it: detected {percent(row.knowing)}"
+            yield (
+                f"{'':15} who knows it: detected {percent(row.knowing)} that fool, "
+                f"{row.tried} tried"
+            )
 
 
 def percent(share: Share) -> str:

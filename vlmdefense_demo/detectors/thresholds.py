@@ -56,7 +56,8 @@ class Calibration:
         false_alarms: alarms for clean photos that were not calibrated on.
         against: the same photos, attacked.
         knowing: alarms among files that fool, made by PGD that knows the detector, at the last radius;
-            None where none was made.
+            None where none fools.
+        tried: photos that attacker had.
         clean, attacked: scores of the photos that ship inside dependencies, in the same order.
     """
 
@@ -67,6 +68,7 @@ class Calibration:
     false_alarms: Share
     against: tuple[Against, ...]
     knowing: Share | None
+    tried: int
     clean: tuple[float, ...]
     attacked: tuple[float, ...]
 

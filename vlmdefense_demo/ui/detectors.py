@@ -168,7 +168,8 @@ def _worth(known: Calibration, measured: Calibrated) -> str:
         for a in known.against
     ]
     if known.knowing is not None:
-        facts.append((f"alarm, attacker knows it, ε {last.eps:g}", _rate(known.knowing)))
+        words = f"{_rate(known.knowing)} that fool, {known.tried} tried"
+        facts.append((f"alarm, attacker knows it, ε {last.eps:g}", words))
     rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts)
     title = f"ROC of PGD: {', '.join(name for _, name, _ in lines)}"
     return (
