@@ -26,12 +26,13 @@ def ids(**choice) -> list[str]:
 
 
 def test_without_a_choice_all_defences_stand_in_the_order_of_the_survey():
-    assert ids() == [row.id for row in SURVEY.values() if row.kind != "attack"]
+    assert ids() == list(methods("defense"))
 
 
 def test_the_groups_are_kinds_and_paradigms():
     assert ids(group="all") == list(SURVEY)
     assert ids(group="attacks") == list(methods("attack"))
+    assert ids(group="detectors") == list(methods("detector"))
     for group in get_args(Group)[1:4]:
         assert ids(group=group) == [row.id for row in SURVEY.values() if row.paradigm == group]
 
@@ -93,6 +94,7 @@ def test_a_formula_is_counted_out_unless_it_is_a_number_already():
 def test_who_pays_is_said():
     assert paid(SURVEY["fare"]) == "at training, once"
     assert paid(SURVEY["universal"]) == "in advance, by the attacker"
+    assert paid(SURVEY["detect_drift"]) == "once for the threshold, then for every image"
 
 
 def test_markdown_has_a_cell_for_every_column_of_every_row():

@@ -23,7 +23,9 @@ from vlmdefense_demo.survey import methods
 from vlmdefense_demo.types import Goal
 
 ATTACKS, DEFENSES = list(methods("attack").values()), list(methods("defense").values())
-FIELDS = [(e, f) for e in methods().values() for f in fields(e.cls)]
+FIELDS = [
+    (e, f) for e in (*ATTACKS, *DEFENSES) for f in fields(e.cls)
+]  # detectors: tests/detectors
 PAIRS = [(e, tower) for e in DEFENSES for tower in TOWERS]
 SETTINGS = [(e, params) for e in ATTACKS for params in ({}, case(e.id).base, *case(e.id).also)]
 

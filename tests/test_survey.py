@@ -13,8 +13,19 @@ import pytest
 from vlmdefense_demo.errors import InvalidParameter, UnknownMethod
 from vlmdefense_demo.flags import FLAGS
 from vlmdefense_demo.spec import Choice, Parameters, Range, fields
-from vlmdefense_demo.survey import PARADIGMS, SURVEY, defender, entry, methods
-from vlmdefense_demo.survey.entry import NOTHING, Entry, Paid
+from vlmdefense_demo.survey import (
+    PARADIGMS,
+    SURVEY,
+    defender,
+    detector,
+    entry,
+    followers,
+    leaders,
+    methods,
+    unavailable,
+    usable,
+)
+from vlmdefense_demo.survey.entry import NOTHING, Entry, Kind, Paid
 from vlmdefense_demo.types import Cost
 
 each_row = pytest.mark.parametrize("row", SURVEY.values(), ids=SURVEY)
@@ -139,6 +150,31 @@ def test_attack_belongs_to_no_paradigm(row):
     assert row.implementation.startswith("attacks.")
 
 
+@pytest.mark.parametrize("row", methods("detector").values(), ids=methods("detector"))
+def test_detector_belongs_to_no_paradigm_and_states_its_nature(row):
+    assert row.paradigm == "none"
+    assert row.id.startswith("detect_")
+    assert row.implementation.startswith("detectors.")
+    kind = detector(row)
+    assert kind.stochastic is ("randomised" in row.flags)
+    assert kind.measure
+    assert kind.evasion.endswith(".")
+    assert kind().expected_cost(4).image_forward >= 2
+    assert row.paid == "both", "a threshold has to be calibrated first"
+
+
+def test_no_detector_is_offered_as_a_defence():
+    found = set(methods("detector"))
+    assert found == {"detect_padding", "detect_lowpass", "detect_drift", "detect_squeeze"}
+    offered = {*usable("pocket"), *unavailable("pocket"), *leaders("pocket")}
+    for id in leaders("pocket"):
+        offered |= set(followers("pocket", id))
+    assert not found & offered
+    for id in ("detect_drift", "jpeg+detect_drift", "detect_padding+fare"):
+        with pytest.raises(UnknownMethod, match="Unknown defense 'detect_"):
+            entry(id, "defense")
+
+
 def test_one_concept_has_one_name_across_all_methods():
     """`research/style.md` §4: names that mean the same as one in use are refused."""
     synonyms = {
@@ -153,7 +189,9 @@ def test_one_concept_has_one_name_across_all_methods():
 
 
 def test_rows_can_be_selected_by_kind_and_paradigm():
-    assert set(methods("attack")) | set(methods("defense")) == set(SURVEY) == set(methods())
+    kinds = [set(methods(kind)) for kind in get_args(Kind)]
+    assert sum(map(len, kinds)) == len(SURVEY)
+    assert set().union(*kinds) == set(SURVEY) == set(methods())
     by_paradigm = [set(methods("defense", p)) for p in PARADIGMS]
     assert set().union(*by_paradigm) == set(methods("defense"))
     assert list(methods()) == list(SURVEY)

@@ -1,4 +1,5 @@
-"""The command line: python -m vlmdefense_demo {compare, benchmark, trial, methods, speed, train}.
+"""The command line: python -m vlmdefense_demo {compare, benchmark, trial, calibrate, methods, speed,
+train}.
 
 eps is in /255.
 """
@@ -43,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vlmdefense_demo", description=__doc__)
     parser.add_argument("--log-level", default="WARNING", choices=("DEBUG", "INFO", "WARNING"))
     some = parser.add_subparsers(required=True)
-    for add in (_compare, _benchmark, _trial, _methods, _speed, _train):
+    for add in (_compare, _benchmark, _trial, _calibrate, _methods, _speed, _train):
         add(some)
     return parser
 
@@ -143,8 +144,21 @@ def _trial(some: Parsers) -> None:
     trial.set_defaults(command=commands.trial)
 
 
+def _calibrate(some: Parsers) -> None:
+    it = some.add_parser("calibrate", help="thresholds of the detectors, and what they are worth")
+    it.add_argument("--images", type=Path, required=True, help="folder of csv + tar photo sets")
+    it.add_argument("--photos", type=int, default=300, help="clean ones, for the thresholds")
+    it.add_argument("--attacked", type=int, default=100, help="validation photos to measure on")
+    it.add_argument("--known", type=int, default=32, help="of these for the attacker who knows")
+    it.add_argument("--eps", default="1,4", help="radii in /255")
+    it.add_argument("--model", default="pocket", help="catalog name or local-dir:PATH")
+    it.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    it.add_argument("--file", type=Path, help="JSON; default: the one the page reads")
+    it.set_defaults(command=commands.calibrate)
+
+
 def _methods(some: Parsers) -> None:
-    listing = some.add_parser("methods", help="every attack and defence")
+    listing = some.add_parser("methods", help="every attack, defence and detector")
     how = listing.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="rows with parameters and ranges")
     how.add_argument("--markdown", action="store_true", help="the survey as a table")

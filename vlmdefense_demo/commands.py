@@ -154,12 +154,28 @@ def trial(args: argparse.Namespace) -> int:
     return 0
 
 
+def calibrate(args: argparse.Namespace) -> int:
+    """Thresholds of the detectors, and what they are worth."""
+    from vlmdefense_demo import calibration
+    from vlmdefense_demo.benchmark.command import numbers
+    from vlmdefense_demo.detectors import thresholds
+    from vlmdefense_demo.models.catalog import load_model
+
+    eps = tuple(numbers("--eps", args.eps, float))
+    plan = calibration.Plan(args.photos, args.attacked, args.known, eps)
+    found = calibration.calibrate(plan, load_model(args.model, args.device), args.images)
+    thresholds.write(found, args.file or thresholds.FILE)
+    for line in calibration.table(found):
+        _echo(f"{line}\n")
+    return 0
+
+
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in text.split(",") if item.strip())
 
 
 def methods(args: argparse.Namespace) -> int:
-    """Every attack and defence."""
+    """Every attack, defence and detector."""
     if args.json:
         _echo(json.dumps([row.public() for row in SURVEY.values()], indent=1) + "\n")
     elif args.markdown:

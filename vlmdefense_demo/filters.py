@@ -148,3 +148,19 @@ def fourier_low_pass(x: Images, radius: float) -> Images:
     right = torch.fft.rfftfreq(width, device=x.device)[None] * AT_SIZE
     mask = (-(down**2 + right**2) / (2 * radius**2)).exp()
     return in_range(torch.fft.irfft2(torch.fft.rfft2(x) * mask, s=(height, width)))
+
+
+def framed(x: Tensor, frames: Tensor, border: int) -> Tensor:
+    """(..., 3, H, W) shrunk into the border of frames that broadcast; differentiable in both.
+
+    Args:
+        border: width of the frame, in pixels of 224.
+    """
+    height, width = x.shape[-2:]
+    p = max(1, round(border * min(height, width) / AT_SIZE))
+    inside = (height - 2 * p, width - 2 * p)
+    small = F.interpolate(
+        x.flatten(0, -4), inside, mode="bilinear", align_corners=False, antialias=True
+    )
+    edge = F.pad(x.new_zeros(inside), (p,) * 4, value=1.0)
+    return F.pad(small, (p,) * 4).view_as(x) + edge * frames

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -34,6 +34,7 @@ from vlmdefense_demo.types import (
     Prediction,
 )
 
+T = TypeVar("T")
 # One run of a few milliseconds says little about its time on a shared machine.
 SHORT = 0.5
 NOISES = 8
@@ -182,7 +183,7 @@ class Stage:
         }
         return to_png(x, about | more)
 
-    def timed(self, classify: Callable[[], DefenseResult]) -> tuple[DefenseResult, Cost]:
+    def timed(self, classify: Callable[[], T]) -> tuple[T, Cost]:
         """One run's result and passes; the seconds of a short run are the median of repeats.
 
         The first of several is left out: it pays for what ran before it (caches, freed memory).

@@ -132,7 +132,7 @@ def test_a_refused_form_says_why_and_loses_nothing_on_screen(site, form, pocket,
     assert interactive(last) == (True, False)
     assert "failed" in last["status"]
     assert words(last["status"]).endswith(".")
-    assert set().union(*updates) == {"status", "go", "stop"}
+    assert set().union(*updates) == {"status", "go", "stop", "detect"}
 
 
 def test_results_count_as_stale_from_the_click_to_the_first_card(site, form, pocket):
@@ -187,7 +187,7 @@ def test_stop_after_a_card_keeps_it(site, form, pocket, stop_at):
     *_, last = updates = list(handlers.run(site, form, "me"))
     assert words(last["status"]) == "Stopped."
     assert any("How it decided" in u.get("fare", "") for u in updates)
-    assert set(last) == {"status", "go", "stop", "rtpt", "ttc"}
+    assert set(last) == {"status", "go", "stop", "detect", "rtpt", "ttc"}
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,6 @@ def test_axe_finds_nothing_in_the_survey(visit, scheme, width):
     page = visit(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page.open_tab("Survey")
     page("#survey table").wait_for()
-    page.pick("survey-show", "Defences and attacks")
+    page.pick("survey-show", "Defences, detectors and attacks")
     page.tab.wait_for_function(f"{COUNT}.startsWith('{len(SURVEY)} of')")
     assert page.violations("#tabs") == []

@@ -7,6 +7,7 @@ Bands and bars are 95 % intervals.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -67,6 +68,7 @@ def trade(found: Sequence[Line], cells: Sequence[Cell]) -> Figure | None:
         return None
     figure = Figure((WIDTH, 4.2 + ROW * len(shown) / 3), layout="constrained")
     axes = figure.add_subplot()
+    places: dict[tuple[float, float], list[str]] = defaultdict(list)
     for number, line in enumerate(shown, 1):
         x, y = line.rates[clean], line.rates[attacked]
         colour, marker = _look(line)
@@ -74,7 +76,9 @@ def trade(found: Sequence[Line], cells: Sequence[Cell]) -> Figure | None:
             x.value, y.value, xerr=_bar(x), yerr=_bar(y), fmt=marker, color=colour, markersize=7,
             elinewidth=0.8, alpha=0.9, label=f"{number}  {line.title}",
         )  # fmt: skip
-        axes.annotate(str(number), (x.value, y.value), (6, 5), textcoords="offset points")
+        places[x.value, y.value].append(str(number))
+    for place, numbers in places.items():
+        axes.annotate(", ".join(numbers), place, (6, 5), textcoords="offset points")
     axes.set(xlabel="answered rightly, clean", ylabel=f"answered rightly, {attacked.title}")
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     _tidy(axes)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 from vlmdefense_demo.errors import UnknownMethod
 from vlmdefense_demo.survey.attacks import ATTACKS
 from vlmdefense_demo.survey.defenses import DEFENSES, FIRST
+from vlmdefense_demo.survey.detectors import DETECTORS
 from vlmdefense_demo.survey.entry import Entry, Kind
 from vlmdefense_demo.survey.pipeline import THEN, pipeline, refusal
 from vlmdefense_demo.types import Paradigm
@@ -19,6 +20,7 @@ from vlmdefense_demo.types import Paradigm
 if TYPE_CHECKING:
     from vlmdefense_demo.attacks.base import Attacker
     from vlmdefense_demo.defenses.base import Defender
+    from vlmdefense_demo.detectors.base import Detector
 
 PARADIGMS: dict[Paradigm, tuple[str, str]] = {
     "training_time": ("Training-time", "paid once, before anyone asks"),
@@ -26,7 +28,7 @@ PARADIGMS: dict[Paradigm, tuple[str, str]] = {
     "training_free": ("Training-free", "no weight ever changes"),
 }
 
-SURVEY: dict[str, Entry] = {e.id: e for e in (*ATTACKS, *DEFENSES)}
+SURVEY: dict[str, Entry] = {e.id: e for e in (*ATTACKS, *DEFENSES, *DETECTORS)}
 
 
 def entry(id: str, kind: Kind | None = None) -> Entry:
@@ -36,7 +38,7 @@ def entry(id: str, kind: Kind | None = None) -> Entry:
         UnknownMethod: no such id, or it is of the other kind.
         InvalidParameter: two defences that cannot follow each other.
     """
-    if THEN in id and kind != "attack":
+    if THEN in id and kind in (None, "defense"):
         return pipeline(id, {part: entry(part, "defense") for part in id.split(THEN)})
     known = methods(kind)
     if id not in known:
@@ -52,6 +54,11 @@ def attacker(row: Entry) -> type[Attacker]:
 def defender(row: Entry) -> type[Defender]:
     """The class of a defence's row, with the recipe of who attacks it."""
     return cast("type[Defender]", row.cls)
+
+
+def detector(row: Entry) -> type[Detector]:
+    """The class of a detector's row, with its gauge and how it is evaded."""
+    return cast("type[Detector]", row.cls)
 
 
 def unavailable(model: str, paradigm: Paradigm | None = None) -> dict[str, str]:

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from vlmdefense_demo.survey import PARADIGMS, defender, methods
-from vlmdefense_demo.survey.entry import Entry, Published, Status
+from vlmdefense_demo.survey import PARADIGMS, defender, detector, methods
+from vlmdefense_demo.survey.entry import Entry, Kind, Published, Status
 from vlmdefense_demo.types import Cost
 
-Group = Literal["defenses", "training_time", "test_time", "training_free", "attacks", "all"]
+Group = Literal[
+    "defenses", "training_time", "test_time", "training_free", "detectors", "attacks", "all"
+]
 Order = Literal["survey", "newest", "oldest", "name", "cost"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -27,6 +29,10 @@ BY_ATTACKER = {
     "training": "in advance, by the attacker",
     "inference": "for every image, by the attacker",
 }
+BY_DETECTOR = {"both": "once for the threshold, then for every image"}
+OF_KIND: dict[Kind, Group] = {
+    "attack": "attacks", "defense": "defenses", "detector": "detectors"
+}  # fmt: skip
 COLUMNS: dict[str, Callable[[Entry], str]] = {
     "Method": lambda row: row.title,
     "Paradigm": lambda row: paradigm(row),
@@ -47,7 +53,7 @@ class Filter:
     """What to show of the survey, and how to sort it.
 
     Args:
-        group: all defences, those of one paradigm, the attacks, or everything.
+        group: all defences, those of one paradigm, the detectors, the attacks, or everything.
         status: only this one; "" is any.
         training: only what needs training before use, or only what needs none; None is both.
         since: first year of publication; 0 is any.
@@ -74,7 +80,7 @@ class Filter:
 
     def _fits(self, row: Entry) -> bool:
         return (
-            self.group in ("all", "attacks" if row.kind == "attack" else "defenses", row.paradigm)
+            self.group in ("all", OF_KIND[row.kind], row.paradigm)
             and self.status in ("", row.status)
             and self.training in (None, row.needs_training)
             and row.year >= self.since
@@ -82,22 +88,26 @@ class Filter:
 
 
 def paradigm(row: Entry) -> str:
-    """The paradigm's name; attacks belong to none."""
-    return "Attack" if row.paradigm == "none" else PARADIGMS[row.paradigm][0]
+    """The paradigm's name; attacks and detectors belong to none."""
+    return row.kind.capitalize() if row.paradigm == "none" else PARADIGMS[row.paradigm][0]
 
 
 def paid(row: Entry) -> str:
     """When the price is paid, and whose it is."""
-    return (BY_ATTACKER if row.kind == "attack" else PAID)[row.paid]
+    words = {"attack": BY_ATTACKER, "defense": PAID, "detector": BY_DETECTOR}
+    return words[row.kind][row.paid]
 
 
 def defaults(row: Entry) -> Cost | None:
-    """Passes of a defence for one image at its default settings; attacks state a bound only."""
-    return defender(row)().expected_cost(LABELS) if row.kind == "defense" else None
+    """Passes of one image at the default settings; attacks state a bound only."""
+    if row.kind == "attack":
+        return None
+    method = defender(row)() if row.kind == "defense" else detector(row)()
+    return method.expected_cost(LABELS)
 
 
 def cost(row: Entry) -> str:
-    """The formula, and for a defence what it comes to."""
+    """The formula, and for a defence or a detector what it comes to."""
     found = defaults(row)
     if found is None or found.passes() == row.cost:
         return row.cost

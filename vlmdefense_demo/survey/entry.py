@@ -9,7 +9,7 @@ from typing import Any, Literal
 from vlmdefense_demo.spec import Parameters, build, fields
 from vlmdefense_demo.types import Paradigm
 
-Kind = Literal["attack", "defense"]
+Kind = Literal["attack", "defense", "detector"]
 Status = Literal["faithful", "simplified", "weights needed"]
 Paid = Literal["training", "inference", "both"]
 NOTHING = "nothing"
@@ -38,7 +38,7 @@ class Entry:
         idea: what it does, in one sentence a student understands.
         detail: a second sentence: how it does it, or where that ends.
         cost: passes per image in words: f forward, b backward, of N steps, Q queries, S searches, D
-            draws, V views, C labels; a defence's `expected_cost` is the same in numbers.
+            draws, V views, C labels; the `expected_cost` of a defence or a detector is the same in numbers.
         trains: what is learned, and on what; "nothing" if the method learns nothing.
         paid: when the price is paid: before anyone asks, for every image, or both.
         status: "faithful", "simplified" or "weights needed".

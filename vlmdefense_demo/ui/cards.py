@@ -44,14 +44,14 @@ def ranked(prediction: Prediction) -> list[tuple[str, float]]:
 
 def undefended(card: Card, order: Sequence[str], waiting: str = "attacking …") -> str:
     """The reference line above the three columns; `waiting` stands where there is no verdict."""
-    chip = _chip(card) if card.attacked else _waiting(waiting)
+    chip = _chip(card) if card.attacked else waiting_chip(waiting)
     attacked = _answer("attacked", card.attacked, card.right, order) if card.attacked else ""
     device = escape(card.device)
     return (
         f'<article class="card wide none result" aria-label="Undefended">'
         f'<header><div><h3>Undefended</h3><span class="venue">the model as it is</span></div>'
         f"</header>{_answer('clean', card.clean, card.right, order)}{attacked or '<div></div>'}"
-        f'<div class="tail">{_cost(card.cost, None, device)}{chip}</div></article>'
+        f'<div class="tail">{cost_line(card.cost, None, device)}{chip}</div></article>'
         f"{_legend(order)}"
     )
 
@@ -67,7 +67,7 @@ def defence(card: Card, order: Sequence[str]) -> str:
             + _answer("attacked", card.attacked, card.right, order)
             + _aware(card, order)
             + _ladder(card)
-            + _cost(card.cost, card.slowdown, escape(card.device))
+            + cost_line(card.cost, card.slowdown, escape(card.device))
             + _warnings(card.flags, row.flags)
             + more(card)
         )
@@ -76,7 +76,7 @@ def defence(card: Card, order: Sequence[str]) -> str:
     chip = '<span class="chip failed">did not run</span>' if card.error else _chip(card)
     return (
         f'<article class="card {card.paradigm} result" aria-label="{escape(label)}">'
-        f"{_header(card.method, chip)}{body}</article>"
+        f"{header(card.method, chip)}{body}</article>"
     )
 
 
@@ -86,7 +86,7 @@ def placeholder(method: str, words: str, hint: str = "") -> str:
     note = f'<p class="hint">{escape(hint or row.idea)}</p>'
     return (
         f'<article class="card {row.paradigm}" aria-label="{escape(row.title)}">'
-        f"{_header(method, _waiting(words))}{note}</article>"
+        f"{header(method, waiting_chip(words))}{note}</article>"
     )
 
 
@@ -163,7 +163,8 @@ def _used(report: AttackReport) -> str:
     return f"{used} of {allowed} steps" if used <= allowed else f"{used} gradient steps"
 
 
-def _header(method: str, chip: str) -> str:
+def header(method: str, chip: str) -> str:
+    """Title, paper and a chip."""
     row = entry(method)
     paper = " · ".join(
         f'<a href="{escape(part.url)}" target="_blank" rel="noopener" '
@@ -186,7 +187,8 @@ def _chip(card: Card) -> str:
     return f'<span class="chip {verdict}">{symbol} {word}</span>'
 
 
-def _waiting(words: str) -> str:
+def waiting_chip(words: str) -> str:
+    """A chip for what has no verdict yet."""
     return f'<span class="chip waiting">{escape(words)}</span>'
 
 
@@ -261,7 +263,8 @@ def _warnings(flags: Sequence[str], always: Sequence[str] = ()) -> str:
     return f'<div class="flags">{found}</div>' if found else ""
 
 
-def _cost(cost: Cost | None, slowdown: float | None, device: str) -> str:
+def cost_line(cost: Cost | None, slowdown: float | None, device: str) -> str:
+    """Time, ratio to the undefended forward, passes and device; HTML."""
     if cost is None:
         return ""
     ratio = f"×{slowdown:.1f} · " if slowdown else ""

@@ -14,7 +14,7 @@ from vlmdefense_demo.spec import fields
 from vlmdefense_demo.survey import PARADIGMS, attacker, entry, methods, unavailable, usable
 from vlmdefense_demo.types import Paradigm
 from vlmdefense_demo.ui import cards as html
-from vlmdefense_demo.ui import classroom, curves, handlers, live, pipeline, report
+from vlmdefense_demo.ui import classroom, curves, detectors, handlers, live, pipeline, report
 from vlmdefense_demo.ui.controls import Widgets, collect
 from vlmdefense_demo.ui.examples import PRESETS, Example
 from vlmdefense_demo.ui.handlers import Form, Site
@@ -54,6 +54,7 @@ class Controls:
     desk: Any = None
     pair: Any = None
     board: Any = None
+    watch: Any = None
 
     def inputs(self) -> list[Any]:
         """Every control that shapes a run."""
@@ -193,6 +194,7 @@ def connect(page: Controls, site: Site) -> None:
     report.connect(page.out, site)
     _live(page, site, hidden)
     _teach(page, site, hidden)
+    _watch(page, site, hidden)
     own = {widget for (id, _), widget in page.params.items() if entry(id).kind == "defense"}
     own.add(page.learned)  # no control of the page
     for control in page.inputs():
@@ -246,6 +248,20 @@ def _teach(page: Controls, site: Site, hidden: Mapping[str, Any]) -> None:
     )
     it.stop.click(stop, queue=False, **hidden)
     it.forget.click(classroom.forget, None, out, queue=False, **hidden)
+
+
+def _watch(page: Controls, site: Site, hidden: Mapping[str, Any]) -> None:
+    """The detectors: run on the pictures of the last run, stop."""
+    it = page.watch
+
+    def watch(earlier: Any, request: gr.Request) -> Iterator[tuple[Any, Any]]:
+        yield from detectors.watch(site, earlier, str(request.session_hash))
+
+    def stop(request: gr.Request) -> None:
+        site.worker.stop(detectors.session(str(request.session_hash)))
+
+    it.go.click(watch, page.out["earlier"], [it.shown, it.stop], concurrency_id="compute", **hidden)
+    it.stop.click(stop, queue=False, **hidden)
 
 
 def _live(page: Controls, site: Site, hidden: Mapping[str, Any]) -> None:

@@ -30,7 +30,8 @@ from vlmdefense_demo.ui.worker import Step, Worker
 
 logger = logging.getLogger(__name__)
 DEFENSES = tuple(methods("defense"))
-FIXED = ("status", "go", "stop", "verdict", *pictures.OUTPUTS, "undefended", "download", "earlier")
+FIXED = ("status", "go", "stop", "verdict", *pictures.OUTPUTS, "undefended", "download", "earlier",
+         "detect", "readings")  # fmt: skip
 OUTPUTS = (*FIXED, *DEFENSES, SLOT)
 Update = dict[str, Any]
 
@@ -177,6 +178,7 @@ def opening() -> Update:
         "status": status("Starting …", pending=True),
         "go": gr.Button(interactive=False),
         "stop": gr.Button(interactive=True),
+        "detect": gr.Button(interactive=False),  # they would read the pictures of the run before
     }
 
 
@@ -203,6 +205,7 @@ def show(site: Site, form: Form, done: Sequence[Card], request: Request) -> Upda
         assert card.attack is not None
         update |= pictures.made(site.outbox, request.image, card.attack) | _next(form, done)
         update["earlier"] = Earlier(request, form.model, card)
+        update["readings"] = text.unread()
         update["status"] = status("Defending …")
     elif card.attack is not None:
         update |= pictures.looked(request.image, card.attack, card.notes)
@@ -217,6 +220,7 @@ def closing(form: Form, done: Sequence[Card], error: str) -> Update:
         "status": status(words, failed=bool(error) and not stopped, pending=not done),
         "go": gr.Button(interactive=True),
         "stop": gr.Button(interactive=False),
+        "detect": gr.Button(interactive=True),
     }
     if not done:
         return update

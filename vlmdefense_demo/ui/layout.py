@@ -29,6 +29,7 @@ from vlmdefense_demo.ui import (
     text,
 )
 from vlmdefense_demo.ui import cards as html
+from vlmdefense_demo.ui import detectors as watching
 from vlmdefense_demo.ui.classroom import desk
 from vlmdefense_demo.ui.controls import widgets
 from vlmdefense_demo.ui.events import EPS, Controls, choices
@@ -63,6 +64,8 @@ def build(site: Site) -> gr.Blocks:
         page.pair = panel(site.model)
         page.out[SLOT] = page.pair.card
         page.board = curves.board(first.get("earlier"))
+        page.watch = watching.panel()
+        page.out |= {"detect": page.watch.go, "readings": page.watch.shown}
         page.learned = gr.State({})
         page.desk = desk()
         with gr.Tabs(elem_id="tabs"):

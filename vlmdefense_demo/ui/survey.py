@@ -35,7 +35,7 @@ INTRO = (
     "attacker who does not know the defence; none of this page's own numbers stands among them.",
 )
 GROUPS = {"defenses": "All defences"} | {p: title for p, (title, _) in PARADIGMS.items()}
-GROUPS |= {"attacks": "Attacks", "all": "Defences and attacks"}
+GROUPS |= {"detectors": "Detectors", "attacks": "Attacks", "all": "Defences, detectors and attacks"}
 TRAINING = {"": "any", "yes": "yes, before use", "no": "no"}
 ORDER: dict[Order, str] = {
     "survey": "paradigm", "newest": "year, newest first", "oldest": "year, oldest first",

@@ -40,6 +40,12 @@ LABEL_HELP = (
 )
 TRUTH_HELP = "Leave empty to take the model's own answer on the clean picture."
 TARGET_HELP = "A label of the list; any text if the goal is a text of your own."
+DETECTORS_TITLE = "Detectors: was this picture attacked?"
+DETECTORS_NOTE = (
+    "A detector leaves the answer alone and only says whether a picture looks attacked. It raises the "
+    "alarm above the threshold that 5 % of clean photos exceed. Read are the two pictures of the last "
+    "run."
+)
 HELP = """\
 **What you see.** A zero-shot model answers with one label of your list. The attack changes the picture
 so that the answer changes: most attacks move each pixel by at most ε grey levels, others bound the
@@ -65,3 +71,8 @@ on the device named beside it; × compares with the undefended forward.
 **Where the numbers come from.** Every answer, norm and verdict is measured on the decoded PNG. The embedded model
 (pocket) is our own small model; its numbers are not a paper's numbers.
 """
+
+
+def unread() -> str:
+    """What the detectors' panel shows until they have run on the pictures of the page."""
+    return '<p class="vd-caption">Not read yet.</p>'

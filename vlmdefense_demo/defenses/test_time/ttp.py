@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vlmdefense_demo.defenses.base import Defender
@@ -26,6 +25,7 @@ from vlmdefense_demo.defenses.multiview import (
 )
 from vlmdefense_demo.defenses.test_time.tvss import Mixture
 from vlmdefense_demo.defenses.views import random_views
+from vlmdefense_demo.filters import framed
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
@@ -40,7 +40,6 @@ from vlmdefense_demo.types import (
     Note,
 )
 
-AT_SIZE = 224
 DARKEST = 10 / 255
 
 
@@ -172,14 +171,7 @@ class TTP(Defender):
 
     def _around(self, x: Tensor, frames: Tensor) -> Tensor:
         """(..., 3, H, W) shrunk into the border of frames that broadcast; differentiable in both."""
-        height, width = x.shape[-2:]
-        p = max(1, round(self.border * min(height, width) / AT_SIZE))
-        inside = (height - 2 * p, width - 2 * p)
-        small = F.interpolate(
-            x.flatten(0, -4), inside, mode="bilinear", align_corners=False, antialias=True
-        )
-        edge = F.pad(x.new_zeros(inside), (p,) * 4, value=1.0)
-        return F.pad(small, (p,) * 4).view_as(x) + edge * frames
+        return framed(x, frames, self.border)
 
     def _adapt(
         self, clf: ZeroShotClassifier, x: Images, own: Features, framed: Features, run: Run

@@ -1,0 +1,1 @@
+"""Detectors say whether a picture was attacked; they leave the answer as it is."""
