@@ -24,7 +24,7 @@ LAYERS = (
     {"stage"},
     {"side"},
     {"engine", "library"},
-    {"benchmark", "export", "published", "speed", "trials", "trial_report", "training"},
+    {"benchmark", "export", "published", "speed", "stories", "trials", "trial_report", "training"},
     {"ui", "commands"},
     {"__main__"},
     {"app"},

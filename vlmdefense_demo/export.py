@@ -1,7 +1,7 @@
 """A finished comparison on disk: the PNGs and the cards as JSON.
 
-The page's first screen is such a folder, written by
-`python -m vlmdefense_demo compare --out DIR` and shipped in assets/precomputed/.
+`python -m vlmdefense_demo compare --out DIR` writes such a folder, and so does the command that
+makes the stories in assets/precomputed/.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Story:
 
 
 def write_story(folder: Path, image: Images, cards: Sequence[Card], about: dict[str, Any]) -> None:
-    """Write clean.png, adversarial.png, a PNG for every other rung, and cards.json."""
+    """Write clean.png, adversarial.png, a PNG for every other rung that has one, and cards.json."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "clean.png").write_bytes(to_png(image))
     for card in cards:
         if card.attack is not None:
             (folder / ATTACKED).write_bytes(card.attack.png)
-        for rung in card.ladder:
+        for rung in filter(lambda rung: rung.png, card.ladder):
             (folder / _file(card.method, rung.name)).write_bytes(rung.png)
     data = {"schema": SCHEMA, "about": about, "cards": [card.to_json() for card in cards]}
     (folder / "cards.json").write_text(
