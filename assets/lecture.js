@@ -39,8 +39,9 @@
     }
     veil(slide);
     view().scrollTop = 0;
-    const address = `#lecture/${slide.dataset.story}/${slide.dataset.step}`;
-    if (location.hash !== address) history.replaceState(history.state, "", address);
+    const address = new URL(location.href); // in full: the page has a base of its own
+    address.hash = `#lecture/${slide.dataset.story}/${slide.dataset.step}`;
+    if (location.href !== address.href) history.replaceState(history.state, "", address);
     say(slide.querySelector("h2").textContent);
     slide.querySelector("h2").focus();
   }

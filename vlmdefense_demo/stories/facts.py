@@ -9,13 +9,13 @@ from typing import cast
 from vlmdefense_demo.export import Story, read_story
 from vlmdefense_demo.stories.recipes import FOLDER, Recipe
 from vlmdefense_demo.survey import entry
-from vlmdefense_demo.types import AttackReport, Card, Paradigm, Prediction, RungName, Verdict
+from vlmdefense_demo.types import AttackReport, Card, Cost, Paradigm, Prediction, RungName, Verdict
 
 FELL: dict[RungName, str] = {
-    "transfer": "to the picture made without knowing it",
-    "white_box": "to gradient steps through the defence as coded",
-    "adaptive": "to the recipe made for it",
-    "black_box": "to questions for scores alone",
+    "transfer": "the old picture",
+    "white_box": "gradients through it as coded",
+    "adaptive": "an attack made for it",
+    "black_box": "questions for scores alone",
 }
 WORDS: dict[Verdict, str] = {
     "held": "held", "fooled": "fooled", "wrong_clean": "wrong on the clean picture already",
@@ -67,7 +67,7 @@ class Facts:
     @property
     def climbed(self) -> tuple[Card, ...]:
         """The defences that an attacker who knows them was tried on."""
-        return tuple(card for card in self.defended if len(card.ladder) > 1 or card.broken_by)
+        return tuple(card for card in self.defended if len(card.ladder) > 1)
 
     def of(self, paradigm: Paradigm) -> tuple[Card, ...]:
         """The cards of one paradigm."""
@@ -83,6 +83,12 @@ class Facts:
         eps = self.report.params.get("eps")
         size = f" within {eps:g} of 255 levels" if eps is not None else ""
         return f"{entry(self.report.method).title}{size}"
+
+    @property
+    def short(self) -> str:
+        """The attack under its picture: "PGD, ε 4"."""
+        eps = self.report.params.get("eps")
+        return entry(self.report.method).title + (f", ε {eps:g}" if eps is not None else "")
 
     @property
     def spent(self) -> tuple[int, int]:
@@ -102,11 +108,11 @@ def load(recipe: Recipe) -> Facts:
 def percent(p: float) -> str:
     """Whole percent, but never a rounded 100 or 0 for something that is neither."""
     if 0 < p < 0.0005:
-        return "< 0.1 %"
+        return "<\u00a00.1\u00a0%"
     if 0.9995 <= p < 1:
-        return "> 99.9 %"
+        return ">\u00a099.9\u00a0%"
     places = 1 if 0 < p < 0.005 or 0.995 <= p < 1 else 0
-    return f"{100 * p:.{places}f} %"
+    return f"{100 * p:.{places}f}\u00a0%"
 
 
 def answer(prediction: Prediction) -> str:
@@ -150,5 +156,11 @@ def outcome(cards: Sequence[Card]) -> str:
 
 
 def dearest(cards: Sequence[Card]) -> Card:
-    """The card with the most passes through the image tower."""
-    return max(cards, key=lambda c: c.cost.image_forward + c.cost.image_backward if c.cost else 0)
+    """The card with the most passes through the image tower, then through the text tower."""
+
+    def price(card: Card) -> tuple[int, int]:
+        cost = card.cost or Cost()
+        text = cost.text_forward + cost.text_backward
+        return cost.image_forward + cost.image_backward, text
+
+    return max(cards, key=price)

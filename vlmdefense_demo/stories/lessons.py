@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vlmdefense_demo.flags import FLAGS
-from vlmdefense_demo.stories.facts import Facts, answer, dearest, passes, percent, several
+from vlmdefense_demo.stories.facts import Facts, answer, dearest, passes, percent, several, titles
 from vlmdefense_demo.stories.slides import (
     ATTACKED,
     BEFORE,
@@ -26,7 +26,7 @@ def _how_many_hold(facts: Facts) -> Quiz:
     tried = facts.climbed
     left = sum(not card.broken_by for card in tried)
     return quiz(
-        f"Now the attacker knows each defence. How many of {len(tried)} still hold?",
+        f"Who knows each defence attacks. How many of {len(tried)} hold?",
         [("none", left == 0), ("some", 0 < left < len(tried)), ("all", left == len(tried) > 0)],
     )
 
@@ -141,14 +141,13 @@ def _filtered(facts: Facts) -> str:
 
 def _masked(facts: Facts) -> str:
     found = [
-        f"{card.title} ({FLAGS[flag][0]})"
-        for card in facts.of("training_free")
-        for flag in card.flags
-        if flag in ("no_gradient", "wrong_gradient")
+        f"{FLAGS[flag][0].capitalize()}: {titles(some)}."
+        for flag in ("no_gradient", "wrong_gradient")
+        if (some := [card for card in facts.of("training_free") if flag in card.flags])
     ]
     if not found:
         return "The textbook warns of masked gradients. The checks found none on this picture."
-    return f"Masked gradients: {several(found)}. Blindness is not resistance."
+    return f"{' '.join(found)} Blindness is not resistance."
 
 
 def _reads(facts: Facts) -> str:
@@ -204,7 +203,7 @@ LESSONS: dict[str, Lesson] = {
                    "photos fall at which size is in docs/measurements.md."},
     ),
     "price-of-training": Lesson(
-        "The price of training-time robustness",
+        "The price of robustness",
         "Who trains against attacks pays on clean pictures.",
         BEFORE,
         _price_on_clean,
@@ -222,7 +221,7 @@ LESSONS: dict[str, Lesson] = {
          PRICE: "Ask who would pay this for every picture of a camera."},
     ),
     "masked-gradients": Lesson(
-        "Purification and masked gradients",
+        "Masked gradients",
         "A filter stops pictures made without it; often it only hides the gradient.",
         KNOWS,
         _through_the_filter,

@@ -26,7 +26,8 @@ def make(recipes: Sequence[Recipe], out: Path, device: str = "cpu") -> Iterator[
     """
     backbone = load_model(MODEL, device)
     for recipe in recipes[:1]:  # the first passes of a process are slow; they are no story's price
-        list(compare(replace(recipe.request(backbone), attack=None, rungs=()), backbone))
+        request = recipe.request(recipe.image(backbone))
+        list(compare(replace(request, attack=None, rungs=()), backbone))
     for recipe in recipes:
         folder = out / recipe.slug
         cards = cook(recipe, backbone)
@@ -36,7 +37,7 @@ def make(recipes: Sequence[Recipe], out: Path, device: str = "cpu") -> Iterator[
             "model": MODEL, "labels": list(recipe.labels), "seed": recipe.seed,
             "badge": _badge(recipe, cards[0]), "recipe": recipe.to_json(),
         }  # fmt: skip
-        write_story(folder, recipe.request(backbone).image, cards, about)
+        write_story(folder, recipe.image(backbone), cards, about)
         size = sum(path.stat().st_size for path in folder.iterdir())
         verdicts = ", ".join(f"{card.title} {card.verdict}" for card in cards)
         yield f"{recipe.slug}: {verdicts}; {size / 1e6:.2f} MB"
@@ -44,7 +45,7 @@ def make(recipes: Sequence[Recipe], out: Path, device: str = "cpu") -> Iterator[
 
 def cook(recipe: Recipe, backbone: Backbone) -> list[Card]:
     """The cards of a recipe, undefended first."""
-    request = recipe.request(backbone)
+    request = recipe.request(recipe.image(backbone))
     cards = {card.method: card for card in compare(request, backbone)}
     return [replace(card, ladder=_slim(card)) for card in cards.values()]
 
@@ -53,7 +54,9 @@ def _slim(card: Card) -> tuple[Rung, ...]:
     """Only the attacker a card talks about keeps the picture: who got through, or came last."""
     told = next((r for r in card.ladder[1:] if r.verdict == "fooled"), None)
     told = told or next(reversed(card.ladder), None)
-    return tuple(r if r.name == "transfer" or r is told else replace(r, png=b"") for r in card.ladder)
+    return tuple(
+        r if r.name == "transfer" or r is told else replace(r, png=b"") for r in card.ladder
+    )
 
 
 def _badge(recipe: Recipe, card: Card) -> str:

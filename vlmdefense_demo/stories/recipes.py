@@ -13,6 +13,7 @@ from vlmdefense_demo.images import fit, read_upload, to_pixels
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.catalog import ASSETS
 from vlmdefense_demo.request import AWARE, Request
+from vlmdefense_demo.types import Images
 
 FOLDER = ASSETS / "precomputed"
 MODEL = "pocket"
@@ -48,14 +49,17 @@ class Recipe:
     knows: bool = True
     seed: int = 0
 
-    def request(self, backbone: Backbone) -> Request:
-        """The comparison to run.
+    def image(self, backbone: Backbone) -> Images:
+        """(1, 3, H, W) the photo at the model's size.
 
         Raises:
-            InvalidImage: the package that holds the photo is not there.
+            InvalidImage: the package that holds it is not there.
         """
         how = backbone.preprocess
-        image = to_pixels(fit(read_upload(self.path()).image, how.size, how.squash))
+        return to_pixels(fit(read_upload(self.path()).image, how.size, how.squash))
+
+    def request(self, image: Images) -> Request:
+        """The comparison to run on the photo."""
         return Request(
             image, self.labels, attack=self.attack, attack_params=self.params,
             defenses=self.defenses, seed=self.seed,

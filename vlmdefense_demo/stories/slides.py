@@ -117,14 +117,16 @@ def _slide(number: int, lesson: Lesson, facts: Facts) -> Slide:
 
 
 def _cards(number: int, facts: Facts) -> tuple[Card, ...]:
-    """The undefended model and a paradigm's cards, filled up to three; later, all defences."""
+    """A paradigm's cards, the undefended model before them where there is room; later, all."""
     if number in (PRICE, KNOWS):
         return facts.defended
     if number not in PARADIGM:
         return ()
-    shown = [facts.plain, *facts.of(PARADIGM[number])]
-    others = [card for card in facts.defended if card not in shown]
-    return tuple(shown + others[: max(0, LEAST - len(shown))])
+    own = facts.of(PARADIGM[number])
+    if len(own) >= LEAST:
+        return own
+    others = tuple(card for card in facts.defended if card not in own)
+    return (facts.plain, *own, *others)[:LEAST]
 
 
 Words = tuple[tuple[str, ...], tuple[str, ...]]  # what is on the slide, what the speaker adds
@@ -144,10 +146,11 @@ def _see(facts: Facts) -> Words:
 
 
 def _attacked(facts: Facts) -> Words:
-    change = "now" if facts.attacked.label != facts.clean.label else "still"
+    change = "changed" if facts.attacked.label != facts.clean.label else "did not change"
+    left = facts.attacked.probs[facts.clean.labels.index(facts.plain.reference)]
     return (
-        f"{facts.attack}: the model {change} answers {answer(facts.attacked)}.",
-        f"Before it was {answer(facts.clean)}.",
+        f"{facts.attack}: the answer {change}.",
+        f"The right one, {facts.plain.reference}, is left with {percent(left)}.",
     ), (
         "Let the room vote before you reveal.",
         "The answer is measured on the 8-bit PNG, the file anybody can download.",
@@ -227,7 +230,7 @@ def _knows(facts: Facts) -> Words:
         ), ("What would you try, if you knew the defence?",)
     left = [card for card in tried if not card.broken_by]
     broken = "; ".join(
-        f"{titles(some)} {words}"
+        f"{titles(some)} ({words})"
         for name, words in FELL.items()
         if (some := [c for c in tried if c.broken_by and c.broken_by.name == name])
     )
@@ -239,8 +242,9 @@ def _knows(facts: Facts) -> Words:
     return (
         f"{len(left)} of {len(tried)} still hold{'s' * (len(left) == 1)}"
         f"{f': {titles(left)}' if left else ''}.",
-        f"Fell {broken}." if broken else "Nobody got through with this budget.",
+        f"Fell: {broken}." if broken else "Nobody got through with this budget.",
     ), (
+        "f and b count forward and backward passes of the image tower, without those of the text.",
         "Not broken is not robust: another attacker, another budget, another picture.",
         "One picture is no statistic; docs/measurements.md has rates with intervals.",
         f"Gradient checks found {flagged}." if flagged else "Gradient checks found nothing.",

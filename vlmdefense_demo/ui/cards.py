@@ -83,10 +83,9 @@ def defence(card: Card, order: Sequence[str]) -> str:
 
 def slide(card: Card, order: Sequence[str]) -> str:
     """A card for the back row: both answers and the cost, against who does not know the defence."""
-    venue = "the model as it is" if card.paradigm == "none" else entry(card.method).venue
     return (
         f'<article class="card {card.paradigm}"><header><h3>{escape(card.title)}</h3>'
-        f'<span class="venue">{escape(venue)}</span>{_chip(replace(card, ladder=()))}</header>'
+        f"{_chip(replace(card, ladder=()))}</header>"
         + _answer("clean", card.clean, card.right, order)
         + _answer("attacked", card.attacked, card.right, order)
         + _cost(card.cost, card.slowdown, escape(card.device))

@@ -7,8 +7,10 @@ page has it. Every word is escaped here.
 from __future__ import annotations
 
 import io
+import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -78,7 +80,6 @@ def lecture(stories: Sequence[Facts]) -> str:
         '<button type="button" data-key="n" aria-pressed="false">Notes</button>'
         '<button type="button" data-key="Escape">Leave</button></header>'
         f"{''.join(map(_story, stories))}"
-        f'<footer class="lec-keys">{KEYS}</footer>'
         '<p class="lec-live" role="status" aria-live="polite"></p></dialog>'
     )
 
@@ -105,6 +106,7 @@ def _slide(facts: Facts, slide: Slide, gain: int) -> str:
     said = "".join(f"<p>{escape(words)}</p>" for words in slide.text)
     notes = "".join(f"<li>{escape(words)}</li>" for words in slide.notes)
     asked = _quiz(slide.quiz) if slide.quiz else ""
+    keys = f'<p class="lec-keys">{KEYS}</p>' if slide.number == SEE else ""
     message = escape(LESSONS[facts.recipe.slug].message)
     return (
         f'<section class="lec-slide step-{slide.number}" data-story="{facts.recipe.slug}" '
@@ -113,7 +115,7 @@ def _slide(facts: Facts, slide: Slide, gain: int) -> str:
         f'<div class="lec-top"><div class="lec-pair">{_pair(slide.number, facts, gain)}</div>'
         f'<div class="lec-say">{asked}<div class="lec-said{secret}">'
         f"{_verdict(slide.number, facts)}{said}{_bars(slide.number, facts)}</div></div></div>"
-        f'<div class="lec-cards{secret}">{_cards(slide, facts)}</div>'
+        f'<div class="lec-cards{secret}">{_cards(slide, facts)}</div>{keys}'
         f'<aside class="lec-notes" aria-label="Speaker notes"><b>{message}</b>'
         f"<ul>{notes}</ul><p>{escape(str(facts.story.about['badge']))}</p></aside></section>"
     )
@@ -123,7 +125,7 @@ def _pair(number: int, facts: Facts, gain: int) -> str:
     """Clean and attacked beside each other; before step 2 there is only the clean one."""
     shown = [("clean", f"clean · {facts.plain.reference}")]
     if number != SEE:
-        shown.append(("attacked", f"attacked · {facts.attack}"))
+        shown.append(("attacked", f"attacked · {facts.short}"))
     if number == CHANGED:
         shown.append(("signed", f"difference × {gain}"))
     return "".join(
@@ -135,11 +137,11 @@ def _pair(number: int, facts: Facts, gain: int) -> str:
 
 def _verdict(number: int, facts: Facts) -> str:
     """The undefended model's answers, before and after."""
-    first = escape(answer(facts.clean))
+    first = f"{escape(facts.clean.label)} {escape(percent(facts.clean.prob))}"
     if number == SEE:
         return f'<p class="lec-verdict">{first}</p>'
     kind = "to" if facts.attacked.label != facts.clean.label else "stays"
-    second = escape(answer(facts.attacked))
+    second = f"{escape(facts.attacked.label)} {escape(percent(facts.attacked.prob))}"
     return f'<p class="lec-verdict">{first} → <span class="{kind}">{second}</span></p>'
 
 
@@ -182,6 +184,7 @@ def _cards(slide: Slide, facts: Facts) -> str:
 
 
 def _short(card: Card, chip: str, words: str) -> str:
+    words = re.sub(r" (?=[fb]\b)", "\u00a0", words)  # a number and its passes stay together
     return (
         f'<article class="card short {card.paradigm}"><header><h3>{escape(card.title)}</h3>{chip}'
         f"</header><p>{escape(words)}</p></article>"
@@ -208,10 +211,12 @@ def _knows(card: Card) -> tuple[str, str]:
     kind = "fooled" if card.broken_by else "held"
     symbol, word = text.VERDICTS["fooled" if card.broken_by else "held"]
     start = "Broken by" if card.broken_by else "Last tried:"
-    name = "the old picture" if rung.name == "transfer" else text.RUNGS[rung.name][0]
+    on_image = replace(rung.cost, text_forward=0, text_backward=0)
+    known = rung.name != "transfer"
+    by = f"{text.RUNGS[rung.name][0]}, {on_image.passes()}" if known else "the old picture"
     return (
         f'<span class="chip {kind}">{symbol} {word}</span>',
-        f"{start} {name}, {rung.cost.passes()}: {answer(rung.attacked)}",
+        f"{start} {by}: {answer(rung.attacked)}",
     )
 
 
