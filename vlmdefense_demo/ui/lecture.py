@@ -38,7 +38,7 @@ from vlmdefense_demo.ui import text
 
 SCRIPT, STYLE = ASSETS / "lecture.js", ASSETS / "lecture.css"
 KEYS = "← → or Space: step · 1–4 or Enter: answer · N: notes · Home, End · Esc: leave"
-BARS = 5  # labels whose probabilities are drawn
+BARS = 4  # labels whose probabilities are drawn
 
 
 def head(opened: bool = False) -> str:
