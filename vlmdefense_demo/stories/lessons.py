@@ -112,7 +112,7 @@ def _slower(facts: Facts) -> str:
         for card in facts.of("test_time")
         if card.cost and card.slowdown
     ]
-    return f"For one answer: {'; '.join(said)}."
+    return f"Through the image tower, for one answer: {'; '.join(said)}."
 
 
 def _first_filter(facts: Facts) -> Card:

@@ -190,11 +190,9 @@ def _paradigm(paradigm: Paradigm) -> Callable[[Facts], Words]:
     def words(facts: Facts) -> Words:
         idea, note = IDEAS[paradigm]
         cards = facts.of(paradigm)
-        said = tuple(f"{c.title}: clean {answer(c.clean)}." for c in cards if c.clean)
         return (idea, outcome(cards)), (
             note,
             "Held means here: not broken by a picture that was made for the undefended model.",
-            " ".join(said),
         )
 
     return words
