@@ -20,15 +20,21 @@ from vlmdefense_demo.models.catalog import ASSETS, LOCAL, MODELS, load_model
 from vlmdefense_demo.ui.guard import Guard
 from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.layout import build, theme
+from vlmdefense_demo.ui.lecture import STYLE, head
 
 logger = logging.getLogger("vlmdefense_demo.app")
 
 
-def launch_options() -> dict[str, Any]:
-    """What `launch` needs besides an address; tests use the same."""
+def launch_options(lecture: bool = False) -> dict[str, Any]:
+    """What `launch` needs besides an address; tests use the same.
+
+    Args:
+        lecture: open every visit with the lecture.
+    """
     return {
         "theme": theme(),
-        "css_paths": [ASSETS / "style.css"],
+        "css_paths": [ASSETS / "style.css", STYLE],
+        "head": head(lecture),
         "app_kwargs": {"middleware": [Middleware(Guard)]},
         "max_file_size": "8mb",
         "footer_links": ["api", "settings"],
@@ -57,6 +63,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--model", default="pocket", type=model_name, help="catalog name or local-dir:PATH"
     )
     parser.add_argument("--offline", action="store_true", help="never ask the model hub")
+    parser.add_argument("--lecture", action="store_true", help="open with the lecture")
     parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING"))
     parser.add_argument("--version", action="version", version=__version__)
     return parser.parse_args(argv)
@@ -81,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = Site(args.device, args.model)
     page = demo if (args.device, args.model) == (site.device, site.model) else build(chosen)
     threading.Thread(target=warm_up, args=(chosen,), daemon=True).start()
-    page.launch(server_name=args.host, server_port=args.port, **launch_options())
+    page.launch(server_name=args.host, server_port=args.port, **launch_options(args.lecture))
 
 
 site = Site()

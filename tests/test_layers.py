@@ -33,6 +33,7 @@ LAYERS = (
         "repeat",
         "report",
         "speed",
+        "stories",
         "trials",
         "trial_report",
         "training",

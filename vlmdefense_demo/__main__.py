@@ -1,5 +1,5 @@
 """The command line: python -m vlmdefense_demo {compare, benchmark, trial, calibrate, methods, speed,
-train}.
+stories, train}.
 
 eps is in /255.
 """
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vlmdefense_demo", description=__doc__)
     parser.add_argument("--log-level", default="WARNING", choices=("DEBUG", "INFO", "WARNING"))
     some = parser.add_subparsers(required=True)
-    for add in (_compare, _benchmark, _trial, _calibrate, _methods, _speed, _train):
+    for add in (_compare, _benchmark, _trial, _calibrate, _methods, _speed, _stories, _train):
         add(some)
     return parser
 
@@ -170,6 +170,14 @@ def _speed(some: Parsers) -> None:
     speed.add_argument("--model", default="pocket", help="catalog name or local-dir:PATH")
     speed.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     speed.set_defaults(command=commands.speed)
+
+
+def _stories(some: Parsers) -> None:
+    stories = some.add_parser("stories", help="make the comparisons that ship with the page")
+    stories.add_argument("--only", default="", help="slugs, comma separated; default: all")
+    stories.add_argument("--out", type=Path, help="folder; default: where the page finds them")
+    stories.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda", "mps"))
+    stories.set_defaults(command=commands.stories)
 
 
 def _train(some: Parsers) -> None:

@@ -205,6 +205,21 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
+def stories(args: argparse.Namespace) -> int:
+    """Make the stories that ship with the page."""
+    from vlmdefense_demo.stories.make import make
+    from vlmdefense_demo.stories.recipes import FOLDER, RECIPES
+
+    known = {recipe.slug: recipe for recipe in RECIPES}
+    chosen = _listed(args.only) or tuple(known)
+    unknown = [slug for slug in chosen if slug not in known]
+    if unknown:
+        raise InvalidParameter(f"Unknown story {unknown[0]!r}.", f"Known: {', '.join(known)}.")
+    for line in make([known[slug] for slug in chosen], args.out or FOLDER, args.device):
+        _echo(f"{line}\n")
+    return 0
+
+
 def _echo(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()

@@ -1,7 +1,7 @@
 """A finished comparison on disk: the PNGs and the cards as JSON.
 
-The page's first screen is such a folder, written by
-`python -m vlmdefense_demo compare --out DIR` and shipped in assets/precomputed/.
+`python -m vlmdefense_demo compare --out DIR` writes such a folder, and so does the command that
+makes the stories in assets/precomputed/.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Story:
 
 
 def write_story(folder: Path, image: Images, cards: Sequence[Card], about: dict[str, Any]) -> None:
-    """Write clean.png, adversarial.png, a PNG for every other rung, and cards.json."""
+    """Write clean.png, adversarial.png, a PNG for every other rung that has one, and cards.json."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, png in pictures_of(image, cards).items():
         (folder / name).write_bytes(png)
@@ -47,12 +47,12 @@ def write_story(folder: Path, image: Images, cards: Sequence[Card], about: dict[
 
 
 def pictures_of(image: Images, cards: Sequence[Card]) -> dict[str, bytes]:
-    """Name -> PNG: the clean picture, the delivered one, and one for every other rung."""
+    """Name -> PNG: the clean picture, the delivered one, and one for every other rung that has one."""
     files = {CLEAN: to_png(image)}
     for card in cards:
         if card.attack is not None:
             files[ATTACKED] = card.attack.png
-        files |= {_file(card.method, rung.name): rung.png for rung in card.ladder}
+        files |= {_file(card.method, rung.name): rung.png for rung in card.ladder if rung.png}
     return files
 
 

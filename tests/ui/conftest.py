@@ -73,8 +73,8 @@ def visit(browser: Any, app_url: str) -> Iterator[Any]:
     """Opens the page in a context of its own; any dialog or console error fails the test."""
     opened: list[Page] = []
 
-    def open_page(**context: Any) -> Page:
-        opened.append(Page(browser.new_context(**context), app_url))
+    def open_page(query: str = "", **context: Any) -> Page:
+        opened.append(Page(browser.new_context(**context), app_url + query))
         return opened[-1]
 
     yield open_page

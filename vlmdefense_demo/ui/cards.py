@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 
 from vlmdefense_demo.flags import FLAGS
@@ -77,6 +78,18 @@ def defence(card: Card, order: Sequence[str]) -> str:
     return (
         f'<article class="card {card.paradigm} result" aria-label="{escape(label)}">'
         f"{header(card.method, chip)}{body}</article>"
+    )
+
+
+def slide(card: Card, order: Sequence[str]) -> str:
+    """A card for the back row: both answers and the cost, against who does not know the defence."""
+    return (
+        f'<article class="card {card.paradigm}"><header><h3>{escape(card.title)}</h3>'
+        f"{_chip(replace(card, ladder=()))}</header>"
+        + _answer("clean", card.clean, card.right, order)
+        + _answer("attacked", card.attacked, card.right, order)
+        + cost_line(card.cost, card.slowdown, escape(card.device))
+        + "</article>"
     )
 
 

@@ -11,6 +11,7 @@ import gradio as gr
 
 from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.spec import fields
+from vlmdefense_demo.stories.facts import Facts
 from vlmdefense_demo.survey import PARADIGMS, attacker, entry, methods, unavailable, usable
 from vlmdefense_demo.types import Paradigm
 from vlmdefense_demo.ui import cards as html
@@ -20,7 +21,18 @@ from vlmdefense_demo.ui.examples import PRESETS, Example
 from vlmdefense_demo.ui.handlers import Form, Site
 
 EPS = (1, 2, 4, 8, 16)
-STALE = "() => document.body.classList.add('stale')"
+# What changes after a ready story was chosen, and before anybody touches the page again, is the story.
+STALE = """() => {
+  if (!document.body.classList.contains('settling')) document.body.classList.add('stale');
+}"""
+SETTLE = """(story) => {
+  const page = document.body.classList;
+  page.add('settling');
+  page.remove('stale');
+  for (const touch of ['pointerdown', 'keydown', 'drop', 'paste'])
+    addEventListener(touch, () => page.remove('settling'), {once: true, capture: true});
+  return story;
+}"""
 FRESH = "() => document.body.classList.remove('stale')"
 Values = Mapping[Any, Any]
 
@@ -35,6 +47,7 @@ class Controls:
     greyed: dict[Paradigm, gr.HTML] = field(default_factory=dict)
     settings: dict[str, gr.Accordion] = field(default_factory=dict)
     photos: tuple[Example, ...] = ()
+    stories: tuple[Facts, ...] = ()
     gallery: Any = None
     picture: Any = None
     preset: Any = None

@@ -14,7 +14,8 @@ from vlmdefense_demo.errors import DemoError
 from vlmdefense_demo.export import Story, read_story
 from vlmdefense_demo.images import fit, from_png, read_upload
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE
-from vlmdefense_demo.models.catalog import ASSETS, MODELS
+from vlmdefense_demo.models.catalog import MODELS
+from vlmdefense_demo.stories.recipes import FOLDER, RECIPES
 from vlmdefense_demo.survey import PARADIGMS, attacker, methods, unavailable
 from vlmdefense_demo.survey import first as ticked_first
 from vlmdefense_demo.types import Paradigm
@@ -24,6 +25,7 @@ from vlmdefense_demo.ui import (
     events,
     handlers,
     pictures,
+    ready,
     report,
     sharing,
     text,
@@ -40,7 +42,7 @@ from vlmdefense_demo.ui.pipeline import SLOT, panel
 from vlmdefense_demo.ui.story import told
 from vlmdefense_demo.ui.survey import survey_tab
 
-STORY = ASSETS / "precomputed" / "coffee-becomes-motorcycle"
+STORY = FOLDER / RECIPES[0].slug
 
 
 def build(site: Site) -> gr.Blocks:
@@ -50,8 +52,10 @@ def build(site: Site) -> gr.Blocks:
         page = Controls()
         with gr.Row(elem_id="top", equal_height=False):
             gr.HTML(f"<h1>{text.TITLE}</h1><p>{text.SUBTITLE}</p>", elem_id="title")
+            ready.lecture_button(page)
             sharing.toolbar(page)
         sharing.address_box(page)
+        ready.shelf(page)
         with gr.Row(equal_height=False):
             _image(page, first)
             _change(page, first)
@@ -75,6 +79,7 @@ def build(site: Site) -> gr.Blocks:
                 survey_tab(page.model)
         sharing.connect(demo, page, site, first.get("picture"))
         events.connect(page, site)
+        ready.connect(demo, page, site)
         api.endpoints(site)
     demo.queue(max_size=16, default_concurrency_limit=2)
     return demo

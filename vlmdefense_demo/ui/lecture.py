@@ -1,0 +1,223 @@
+"""Lecture mode: the shipped stories as slides, a dialog over the page that assets/lecture.js drives.
+
+Everything a lecture shows is in this markup, pictures included, so that it needs no server once the
+page has it. Every word is escaped here.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+
+from vlmdefense_demo.errors import DemoError
+from vlmdefense_demo.heatmap import gain_for, signed_difference
+from vlmdefense_demo.images import from_png, to_array
+from vlmdefense_demo.models.catalog import ASSETS
+from vlmdefense_demo.stories.facts import Facts, answer, load, percent
+from vlmdefense_demo.stories.lessons import LESSONS
+from vlmdefense_demo.stories.recipes import RECIPES
+from vlmdefense_demo.stories.slides import (
+    ATTACKED,
+    CHANGED,
+    KNOWS,
+    PRICE,
+    SEE,
+    TITLES,
+    Quiz,
+    Slide,
+    slides,
+)
+from vlmdefense_demo.types import Card, Prediction
+from vlmdefense_demo.ui import cards as html
+from vlmdefense_demo.ui import text
+
+SCRIPT, STYLE = ASSETS / "lecture.js", ASSETS / "lecture.css"
+KEYS = "← → or Space: step · 1–4 or Enter: answer · N: notes · Home, End · Esc: leave"
+BARS = 4  # labels whose probabilities are drawn
+
+
+def head(opened: bool = False) -> str:
+    """What the page's head needs: the script, and whether the lecture is open at once."""
+    wish = '<meta name="vd-view" content="lecture">' if opened else ""
+    return f"{wish}<script>{Path(SCRIPT).read_text(encoding='utf-8')}</script>"
+
+
+def shipped() -> tuple[Facts, ...]:
+    """The stories that are there, in their order; one that is missing only shortens the list."""
+    found = []
+    for recipe in RECIPES:
+        try:
+            found.append(load(recipe))
+        except DemoError:
+            continue
+    return tuple(found)
+
+
+def lecture(stories: Sequence[Facts]) -> str:
+    """The whole lecture."""
+    if not stories:
+        return ""
+    options = "".join(
+        f'<option value="{f.recipe.slug}">{escape(LESSONS[f.recipe.slug].title)}</option>'
+        for f in stories
+    )
+    steps = "".join(
+        f'<li><button type="button" data-go="{n}" aria-label="Step {n}: {escape(title)}">{n}</button>'
+        "</li>"
+        for n, title in TITLES.items()
+    )
+    return (
+        '<dialog id="lecture-view" class="lecture" aria-label="Lecture"><header class="lec-bar">'
+        f'<select class="lec-story" aria-label="Story">{options}</select>'
+        f'<nav aria-label="Steps"><button type="button" data-key="ArrowLeft" '
+        f'aria-label="Previous step">←</button><ol>{steps}</ol><button type="button" '
+        f'data-key="ArrowRight" aria-label="Next step">→</button></nav>'
+        '<button type="button" data-key="n" aria-pressed="false">Notes</button>'
+        '<button type="button" data-key="Escape">Leave</button></header>'
+        f"{''.join(map(_story, stories))}"
+        '<p class="lec-live" role="status" aria-live="polite"></p></dialog>'
+    )
+
+
+def _story(facts: Facts) -> str:
+    """A story's pictures once, then its eight steps, which refer to them."""
+    slug, report = facts.recipe.slug, facts.report
+    before, after = to_array(from_png(facts.story.clean)), to_array(from_png(report.png))
+    gain = gain_for(max(report.linf, 1))
+    file = io.BytesIO()
+    signed_difference(before, after, gain).save(file, "PNG", optimize=True)
+    pictures = {"clean": facts.story.clean, "attacked": report.png, "signed": file.getvalue()}
+    store = "".join(
+        f'<img alt="" data-store="{slug}/{name}" src="data:image/png;base64,{b64encode(png).decode()}">'
+        for name, png in pictures.items()
+    )
+    eight = slides(LESSONS[slug], facts)
+    body = "".join(_slide(facts, slide, gain) for slide in eight)
+    return f'<div hidden class="lec-store">{store}</div>{body}'
+
+
+def _slide(facts: Facts, slide: Slide, gain: int) -> str:
+    secret = " lec-secret" if slide.quiz else ""
+    said = "".join(f"<p>{escape(words)}</p>" for words in slide.text)
+    notes = "".join(f"<li>{escape(words)}</li>" for words in slide.notes)
+    asked = _quiz(slide.quiz) if slide.quiz else ""
+    keys = f'<p class="lec-keys">{KEYS}</p>' if slide.number == SEE else ""
+    message = escape(LESSONS[facts.recipe.slug].message)
+    return (
+        f'<section class="lec-slide step-{slide.number}" data-story="{facts.recipe.slug}" '
+        f'data-step="{slide.number}" {"data-quiz" * bool(slide.quiz)} hidden>'
+        f'<h2 tabindex="-1"><small>{slide.number} of {len(TITLES)}</small> {escape(slide.title)}</h2>'
+        f'<div class="lec-top"><div class="lec-pair">{_pair(slide.number, facts, gain)}</div>'
+        f'<div class="lec-say">{asked}<div class="lec-said{secret}">'
+        f"{_verdict(slide.number, facts)}{said}{_bars(slide.number, facts)}</div></div></div>"
+        f'<div class="lec-cards{secret}">{_cards(slide, facts)}</div>{keys}'
+        f'<aside class="lec-notes" aria-label="Speaker notes"><b>{message}</b>'
+        f"<ul>{notes}</ul><p>{escape(str(facts.story.about['badge']))}</p></aside></section>"
+    )
+
+
+def _pair(number: int, facts: Facts, gain: int) -> str:
+    """Clean and attacked beside each other; before step 2 there is only the clean one."""
+    shown = [("clean", f"clean · {facts.plain.reference}")]
+    if number != SEE:
+        shown.append(("attacked", f"attacked · {facts.short}"))
+    if number == CHANGED:
+        shown.append(("signed", f"difference × {gain}"))
+    return "".join(
+        f'<figure><img alt="{escape(words)}" data-picture="{name}"><figcaption>{escape(words)}'
+        "</figcaption></figure>"
+        for name, words in shown
+    )
+
+
+def _verdict(number: int, facts: Facts) -> str:
+    """The undefended model's answers, before and after."""
+    first = f"{escape(facts.clean.label)} {escape(percent(facts.clean.prob))}"
+    if number == SEE:
+        return f'<p class="lec-verdict">{first}</p>'
+    kind = "to" if facts.attacked.label != facts.clean.label else "stays"
+    second = f"{escape(facts.attacked.label)} {escape(percent(facts.attacked.prob))}"
+    return f'<p class="lec-verdict">{first} → <span class="{kind}">{second}</span></p>'
+
+
+def _bars(number: int, facts: Facts) -> str:
+    """The most probable labels of the picture a step is about."""
+    asked = {SEE: facts.clean, ATTACKED: facts.attacked}.get(number)
+    if asked is None:
+        return ""
+    rows = "".join(_bar(label, p, asked, facts.plain) for label, p in html.ranked(asked)[:BARS])
+    return f'<ul class="lec-bars">{rows}</ul>'
+
+
+def _bar(label: str, p: float, asked: Prediction, plain: Card) -> str:
+    right, top = label in plain.right, label == asked.label
+    kind = "right" if right else "wrong" if top else "rest"
+    return (
+        f'<li><span>{escape(label)}</span><i><b class="{kind}" style="width:{100 * p:.2f}%"></b></i>'
+        f"<span>{escape(percent(p))}</span></li>"
+    )
+
+
+def _quiz(quiz: Quiz) -> str:
+    options = "".join(
+        f'<li><button type="button" data-option="{i + 1}" {"data-right" * (i == quiz.right)}>'
+        f"<span>{i + 1}</span> {escape(words)}</button></li>"
+        for i, words in enumerate(quiz.options)
+    )
+    question = escape(quiz.question)
+    return (
+        f'<div class="lec-quiz" role="group" aria-label="Question"><p>{question}</p>'
+        f"<ol>{options}</ol></div>"
+    )
+
+
+def _cards(slide: Slide, facts: Facts) -> str:
+    order = html.class_order(facts.plain)
+    if slide.number in SHORT:
+        return "".join(_short(card, *SHORT[slide.number](card)) for card in slide.cards)
+    return "".join(html.slide(card, order) for card in slide.cards)
+
+
+def _short(card: Card, chip: str, words: str) -> str:
+    words = re.sub(r" (?=[fb]\b)", "\u00a0", words)  # a number and its passes stay together
+    return (
+        f'<article class="card short {card.paradigm}"><header><h3>{escape(card.title)}</h3>{chip}'
+        f"</header><p>{escape(words)}</p></article>"
+    )
+
+
+def _price(card: Card) -> tuple[str, str]:
+    """The time as a chip, and the clean answer with the passes in words."""
+    assert card.cost is not None
+    assert card.clean is not None
+    slower = "" if card.slowdown is None else f"× {card.slowdown:.1f} time"
+    return (
+        f'<span class="chip waiting">{slower}</span>',
+        f"{card.cost.passes()}. Clean: {answer(card.clean)}",
+    )
+
+
+def _knows(card: Card) -> tuple[str, str]:
+    """The verdict against the strongest attacker tried, and which one that was."""
+    if len(card.ladder) < 2 and not card.broken_by:
+        why = "wrong on clean" if card.verdict == "wrong_clean" else "not run"
+        return f'<span class="chip waiting">{why}</span>', "Who knows it was not tried."
+    rung = card.broken_by or card.ladder[-1]
+    kind = "fooled" if card.broken_by else "held"
+    symbol, word = text.VERDICTS["fooled" if card.broken_by else "held"]
+    start = "Broken by" if card.broken_by else "Last tried:"
+    on_image = replace(rung.cost, text_forward=0, text_backward=0)
+    known = rung.name != "transfer"
+    by = f"{text.RUNGS[rung.name][0]}, {on_image.passes()}" if known else "the old picture"
+    return (
+        f'<span class="chip {kind}">{symbol} {word}</span>',
+        f"{start} {by}: {answer(rung.attacked)}",
+    )
+
+
+SHORT: dict[int, Callable[[Card], tuple[str, str]]] = {PRICE: _price, KNOWS: _knows}

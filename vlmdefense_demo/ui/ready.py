@@ -1,0 +1,98 @@
+"""Ready stories on the page, and the lecture over it: shipped results, shown without computing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from vlmdefense_demo.images import from_png
+from vlmdefense_demo.labels import DEFAULT_TEMPLATE
+from vlmdefense_demo.stories.facts import Facts
+from vlmdefense_demo.stories.lessons import LESSONS
+from vlmdefense_demo.stories.recipes import MODEL
+from vlmdefense_demo.ui import cards as html
+from vlmdefense_demo.ui import handlers, pictures, text
+from vlmdefense_demo.ui.events import SETTLE, Controls
+from vlmdefense_demo.ui.handlers import Site, Update
+from vlmdefense_demo.ui.lecture import lecture, shipped
+from vlmdefense_demo.ui.pipeline import SLOT
+from vlmdefense_demo.ui.recipe import checked
+from vlmdefense_demo.ui.sharing import restored, settings
+from vlmdefense_demo.ui.story import told
+
+LECTURE = "() => window.lecture && window.lecture()"
+NAMES = tuple(name for name in handlers.OUTPUTS if name != SLOT)  # its card is among `restored`
+
+
+def lecture_button(page: Controls) -> None:
+    """Beside the title; the key L does the same."""
+    page.out["lecture"] = gr.Button(
+        "Lecture", size="sm", scale=0, min_width=100, elem_id="open-lecture", elem_classes="tool"
+    )
+
+
+def shelf(page: Controls) -> None:
+    """The list of stories; the page opens with the first."""
+    page.stories = shipped()
+    choices = [(LESSONS[f.recipe.slug].title, f.recipe.slug) for f in page.stories]
+    page.out["story"] = gr.Radio(
+        choices, value=choices[0][1] if choices else None, label="Ready stories",
+        container=False, visible=bool(choices), elem_id="stories",
+    )  # fmt: skip
+
+
+def connect(demo: gr.Blocks, page: Controls, site: Site) -> None:
+    """Choosing a story shows it at once; the slides come after the first paint."""
+    hidden: dict[str, Any] = {
+        "queue": False, "api_visibility": "private", "show_progress": "hidden",
+    }  # fmt: skip
+    slides, story = gr.HTML(elem_id="lecture", padding=False), page.out["story"]
+    markup = lecture(page.stories)
+    demo.load(lambda: markup, None, slides, **hidden)
+    page.out["lecture"].click(None, js=LECTURE, **hidden)
+    outputs = [*(page.out[name] for name in NAMES), *restored(page), page.picture]
+
+    def choose(slug: str) -> Sequence[Any]:
+        return show(page, site, next(f for f in page.stories if f.recipe.slug == slug))
+
+    story.input(choose, story, outputs, js=SETTLE, **hidden)
+    page.out["go"].click(None, None, story, js="() => null", **hidden)
+
+
+def show(page: Controls, site: Site, facts: Facts) -> list[Any]:
+    """All outputs as after a run of the story's recipe, the controls that recipe, its picture."""
+    update = _results(site, facts)
+    recipe = checked(
+        {
+            "labels": list(facts.recipe.labels), "template": DEFAULT_TEMPLATE, "model": MODEL,
+            "attack": facts.recipe.attack, "params": facts.report.params, "goal": "wrong",
+            "seed": facts.recipe.seed, "attacker": "aware" if facts.recipe.knows else "unaware",
+            "defenses": {card.method: card.params for card in facts.story.cards[1:]},
+        }
+    )  # fmt: skip
+    shown = [update.get(name, gr.skip()) for name in NAMES]
+    return [*shown, *settings(page, recipe), update["pair"][0]]
+
+
+def _results(site: Site, facts: Facts) -> Update:
+    clean, plain = from_png(facts.story.clean), facts.plain
+    order = html.class_order(plain)
+    return (
+        {id: html.placeholder(id, "ready") for id in handlers.DEFENSES}
+        | pictures.made(site.outbox, clean, facts.report)
+        | {"look_caption": ""}
+        | pictures.looked(clean, facts.report, plain.notes)
+        | {card.method: html.defence(card, order) for card in facts.story.cards[1:]}
+        | {
+            "undefended": html.undefended(plain, order),
+            "verdict": html.verdict(plain, facts.story.about["badge"]),
+            "earlier": told(facts.story),
+            "detect": gr.Button(interactive=True),
+            "readings": text.unread(),
+            "status": handlers.status(
+                f"{LESSONS[facts.recipe.slug].title}: a shipped result; nothing was computed now."
+            ),
+        }
+    )
