@@ -14,7 +14,7 @@ import pytest
 
 from tests.ui import stories
 from vlmdefense_demo.export import read_story
-from vlmdefense_demo.ui import curves, report
+from vlmdefense_demo.ui import curves, live, report
 from vlmdefense_demo.ui.handlers import Earlier
 from vlmdefense_demo.ui.layout import STORY
 from vlmdefense_demo.ui.story import told
@@ -38,6 +38,11 @@ def test_a_story_is_told_as_the_run_it_was():
     assert [*shown.request.labels] == story.about["labels"]
     broken = replace(story.cards[0], attack=replace(story.cards[0].attack, png=story.clean))
     assert told(replace(story, cards=(broken, *story.cards[1:]))) is None
+
+
+def test_a_setting_moved_beside_a_story_waits_for_a_run(site, earlier):
+    [(card, *_, ran)] = live.again(site, earlier, "fare", {"alpha": 0.5})
+    assert card == ran == gr.skip()
 
 
 def test_the_report_on_the_page_holds_the_delivered_file(site, earlier):

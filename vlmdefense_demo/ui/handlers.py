@@ -77,6 +77,7 @@ class Earlier:
     Args:
         cards: the newest of each method, undefended first, once the run is over.
         curves: what was drawn of it since.
+        story: read from files and not run here; moved settings wait for a run.
     """
 
     request: Request
@@ -84,6 +85,7 @@ class Earlier:
     card: Card
     cards: tuple[Card, ...] = ()
     curves: tuple[Curve, ...] = ()
+    story: bool = False
 
 
 def prepare(form: Form, backbone: Backbone) -> Request:

@@ -28,7 +28,7 @@ def again(
     Nothing happens before the first run.
     """
     skip = gr.skip()
-    if earlier is None:
+    if earlier is None or earlier.story:
         words = f"{entry(id).title} is set. Press “Attack & defend” to see it."
         yield skip, skip, status(words), skip
         return

@@ -1,4 +1,4 @@
-"""A story as a run that has been: its settings move, its curves can be drawn, its report downloaded."""
+"""A story as a run that has been: its curves can be drawn, its report downloaded."""
 
 from __future__ import annotations
 
@@ -28,4 +28,4 @@ def told(story: Story) -> Earlier | None:
         rungs=AWARE if any(len(card.ladder) > 1 for card in rest) else (),
         exhibits=True, looks=True,
     )  # fmt: skip
-    return Earlier(request, recipe.model, first, story.cards)
+    return Earlier(request, recipe.model, first, story.cards, story=True)
