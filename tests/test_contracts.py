@@ -113,6 +113,9 @@ def test_quantised_attack_lies_on_the_grid_inside_the_ball(entry, target):
 
 @pytest.mark.parametrize(("entry", "params"), SETTINGS, ids=str_id)
 def test_attack_on_a_batch_equals_its_single_images(entry, params, target):
+    if not case(entry.id).exact and "steps" in entry.cls.__dataclass_fields__:
+        # Sums of another batch size round otherwise, and how far that grows depends on the CPU.
+        params = params | {"steps": 5}
     batch, _ = attack_once(entry, target, 6, params=params)
     method, x = entry.cls(**params), tiny.images(6)
     for i, row in enumerate(x):

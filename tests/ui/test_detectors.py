@@ -205,6 +205,8 @@ def test_the_panel_is_opened_and_read(page):
     page("#readings").get_by_text(re.compile("of 4 detectors raise the alarm")).wait_for()
     assert page("#readings article").count() == len(IDS)
     assert page("#readings svg.plot").count() == len(IDS) + 1
+    page("#detect-go:enabled").wait_for()
+    page.tab.wait_for_timeout(500)  # its colours fade in
     assert page.violations("#detectors") == []
     page.tab.set_viewport_size({"width": 390, "height": 844})
     spill = "document.documentElement.scrollWidth - document.documentElement.clientWidth"

@@ -274,4 +274,9 @@ def theme() -> gr.themes.Base:
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
         radius_size=gr.themes.sizes.radius_md,
-    ).set(layout_gap="16px")
+    ).set(
+        layout_gap="16px",
+        # The theme greys a button under the pointer until it can hardly be read.
+        button_secondary_text_color_hover="*button_secondary_text_color",
+        button_secondary_text_color_hover_dark="*button_secondary_text_color",
+    )
