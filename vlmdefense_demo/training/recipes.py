@@ -71,7 +71,7 @@ SHARES = {"tecoa": 0.8}
 APT = PromptRecipe(epochs=20)
 ANY_MODEL = ("fap", "tapt")
 MEASURED = 1000
-DATA = "photos of Caltech-101, clothing and backgrounds, labelled by the original model"
+DATA = "photos of Caltech-101, clothing and backgrounds"
 
 
 def run(args: argparse.Namespace) -> Iterator[str]:
@@ -147,7 +147,8 @@ def tower(args: argparse.Namespace) -> Iterator[str]:
         words += f", after the tower trained for {args.start:g}/255"
     if how.share < 1:
         words += f"; {1 - how.share:.0%} of the original's weights mixed in"
-    variant = Variant(args.what, f"{name}.safetensors", eps, words, DATA)
+    labels = "no labels" if args.what == "fare" else "labelled by the original model"
+    variant = Variant(args.what, f"{name}.safetensors", eps, words, f"{DATA}, {labels}")
     write_variant(folder, variant, tensors)
     forget_models()
     yield f"wrote {folder / variant.source}"
