@@ -184,7 +184,7 @@ CASES: dict[str, Case] = {
         base={"views": 8, "share": 0.5},
         matter={"share": ({"views": 8, "share": 0.1}, {"views": 8, "share": 1.0})},
     ),
-    "clipure": Case(
+    "clipure_cos": Case(
         base={"step_size": 0.1, "steps": 3},
         matter={
             "gradient": (
@@ -193,7 +193,7 @@ CASES: dict[str, Case] = {
             )
         },
     ),
-    "non_local_means": Case(base={"strength": 16 / 255}),
+    "nlm": Case(base={"strength": 16 / 255}),
     "csr": Case(
         base={"threshold": 1.0, "steps": 2},
         matter={

@@ -56,8 +56,8 @@ OPEN: dict[str, dict[str, Any]] = {"ttc": {"tau": 4}, "mac": {"threshold": 0}}
 # Filters of libraries, at the defences' default settings, on an (H, W, 3) picture in [0, 1].
 LIBRARY: dict[str, Callable[[np.ndarray], object]] = {
     "jpeg": lambda p: _pillow(Image.fromarray((p * LEVELS).astype(np.uint8))),
-    "total_variation": lambda p: denoise_tv_chambolle(p, weight=0.05, channel_axis=2),
-    "non_local_means": lambda p: denoise_nl_means(
+    "tv": lambda p: denoise_tv_chambolle(p, weight=0.05, channel_axis=2),
+    "nlm": lambda p: denoise_nl_means(
         p, patch_size=3, patch_distance=5, h=4 / LEVELS, channel_axis=2
     ),
 }

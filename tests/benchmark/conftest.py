@@ -42,7 +42,7 @@ def some_tasks(tree):
     return tasks(read_source(tree).pictures, batch=5)
 
 
-def small_plan(defenses="undefended,ensemble:views=2/3,bit_depth", **changes):
+def small_plan(defenses="undefended,ensemble:views=2/3,bits", **changes):
     """Quick, and with somebody who climbs."""
     given = {"eps": (2.0, 8.0), "steps": ("clean", "transfer", "adaptive"), "budget": SMALL}
     return Plan(settings(defenses), **(given | {"attack_values": {"steps": 2}} | changes))

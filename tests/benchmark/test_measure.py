@@ -125,7 +125,7 @@ def test_what_changes_a_row_changes_its_name(plan, backbone, some_tasks, tmp_pat
 def test_one_defence_does_not_change_another(plan, backbone, some_tasks, tmp_path):
     alone, beside = tmp_path / "alone.jsonl", tmp_path / "beside.jsonl"
     measure(plan("tvss:views=4"), backbone, some_tasks[:1], Rows(alone))
-    measure(plan("ensemble:views=4,bit_depth,tvss:views=4"), backbone, some_tasks[:1], Rows(beside))
+    measure(plan("ensemble:views=4,bits,tvss:views=4"), backbone, some_tasks[:1], Rows(beside))
     kept = [json.loads(line) for line in timeless(beside)]
     mine = [json.dumps(row, sort_keys=True) for row in kept if row["defense"] == "tvss"]
     assert mine == timeless(alone)
@@ -154,7 +154,7 @@ def test_what_breaks_the_kin_is_tried_first(plan, backbone, some_tasks, tmp_path
 def test_what_broke_a_sibling_is_tried_first(plan, backbone, some_tasks, tmp_path):
     file = tmp_path / "rows.jsonl"
     # Rounding to 128 or 256 levels hardly differs: what breaks one breaks the other.
-    asked = plan("bit_depth:bits=7/8", eps=(8.0,), steps=("clean", "adaptive"),
+    asked = plan("bits:bits=7/8", eps=(8.0,), steps=("clean", "adaptive"),
                  attack_values={"draws": 1}, attack="noise")  # fmt: skip
     measure(asked, backbone, some_tasks, Rows(file))
     found = {(r["values"]["bits"], r["picture"]): r for r in read_rows(file) if r["eps"]}
@@ -223,9 +223,9 @@ def test_few_views_are_the_first_of_many(backbone):
     ("change", "says"),
     [
         ({"defenses": "nothing"}, "Unknown"),
-        ({"defenses": "bit_depth:bits=99"}, "outside"),
-        ({"defenses": "bit_depth:bits"}, "ID:FIELD=VALUE"),
-        ({"defenses": "bit_depth,bit_depth"}, "twice"),
+        ({"defenses": "bits:bits=99"}, "outside"),
+        ({"defenses": "bits:bits"}, "ID:FIELD=VALUE"),
+        ({"defenses": "bits,bits"}, "twice"),
         ({"defenses": ""}, "nothing to measure"),
         ({"eps": (4.0, 2.0)}, "smallest first"),
         ({"eps": (0.4,)}, "0 grey levels"),

@@ -136,7 +136,7 @@ def test_the_command_measures_then_only_prints(model_dirs, tree, tmp_path, capsy
         "--file",
         str(file),
         "--defenses",
-        "undefended,bit_depth",
+        "undefended,bits",
     ]
     assert main([*asked, "--images", str(tree), "--eps", "4", "--photos", "6"]) == 0
     first = capsys.readouterr().out

@@ -22,10 +22,10 @@ from vlmdefense_demo.spec import fields, shown
 from vlmdefense_demo.survey import entry, followers, leaders, methods, refusal
 from vlmdefense_demo.types import Goal
 
-LEADERS = ("tecoa", "fare", "pmg_aft", "tga_zsr", "jpeg", "bit_depth", "median", "low_pass",
-           "total_variation", "non_local_means", "resize_pad")  # fmt: skip
+LEADERS = ("tecoa", "fare", "pmg_aft", "tga_zsr", "jpeg", "bits", "median", "lowpass",
+           "tv", "nlm", "resize_pad")  # fmt: skip
 SOME = ("fare+ttc", "fare+rtpt", "jpeg+rtpt", "jpeg+fare", "fare+jpeg", "resize_pad+csr",
-        "jpeg+median", "tecoa+mac", "median+hd", "low_pass+clipure", "tga_zsr+tapt")  # fmt: skip
+        "jpeg+median", "tecoa+mac", "median+hd", "lowpass+clipure_cos", "tga_zsr+tapt")  # fmt: skip
 each = pytest.mark.parametrize("id", SOME)
 
 
@@ -95,7 +95,7 @@ def test_a_gradient_reaches_the_pixels_and_none_is_built_under_no_grad(clf, id):
     with torch.no_grad():
         without = answer(make(id), clf, x).logits
     assert not without.requires_grad
-    torch.testing.assert_close(without, logits.detach())
+    torch.testing.assert_close(without, logits.detach(), rtol=1e-4, atol=1e-4)
 
 
 @each
@@ -132,7 +132,7 @@ def test_its_parameters_are_those_of_both_and_reach_them(id):
         ("fare+mac", {"mac_views": 1, "mac_eps": 0.0}),
         ("fare+jpeg", {"jpeg_quality": 100}),
         ("fare+aom", {"aom_sigma": 0.0}),
-        ("tecoa+clipure", {"clipure_steps": 0}),
+        ("tecoa+clipure_cos", {"clipure_cos_steps": 0}),
     ],
 )
 def test_a_second_of_no_strength_leaves_the_first_alone(clf, id, off):
@@ -148,7 +148,7 @@ def test_a_second_of_no_strength_leaves_the_first_alone(clf, id, off):
     [
         ("fare+ttc", {"fare_alpha": 0.0}),
         ("jpeg+rtpt", {"jpeg_quality": 100}),
-        ("low_pass+csr", {"low_pass_sigma": 0.0}),
+        ("lowpass+csr", {"lowpass_sigma": 0.0}),
     ],
 )
 def test_a_first_of_no_strength_leaves_the_second_alone(clf, id, off):

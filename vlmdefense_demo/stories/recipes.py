@@ -63,7 +63,7 @@ class Recipe:
         return Request(
             image, self.labels, attack=self.attack, attack_params=self.params,
             defenses=self.defenses, seed=self.seed,
-            rungs=tuple(r for r in AWARE if r != "black_box") if self.knows else (),
+            rungs=tuple(r for r in AWARE if r != "black_box") if self.knows else (), looks=True,
         )  # fmt: skip
 
     def path(self) -> Path:
@@ -99,7 +99,7 @@ RECIPES = (
     ),
     Recipe(
         "masked-gradients", ("gradio", "media_assets/images/tower.jpg"), params={"eps": 4},
-        defenses={"fare": {}, "tecoa": {}, "rtpt": {}, "jpeg": {}, "bit_depth": {}, "clipure": {}},
+        defenses={"fare": {}, "tecoa": {}, "rtpt": {}, "jpeg": {}, "bits": {}, "clipure_cos": {}},
     ),
     Recipe(
         "written-word", ("skimage", "data/rocket.jpg"), attack="typographic", knows=False,

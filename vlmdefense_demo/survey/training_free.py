@@ -26,7 +26,7 @@ TRAINING_FREE = (
           "defenses.training_free.filters:JPEG", ("unaware",),
           detail="Rounding its fine waves wipes out much of what an unaware attacker drew there.",
           trains=NOTHING, paid="inference"),
-    Entry("bit_depth", "Bit depth", "defense", "training_free", XU, "NDSS", 2018, XU_AT, "own code",
+    Entry("bits", "Bit depth", "defense", "training_free", XU, "NDSS", 2018, XU_AT, "own code",
           "faithful", "Only a few levels of every colour are kept.", "1 f",
           "defenses.training_free.filters:BitDepth", ("unaware",),
           detail="A change smaller than half a level disappears, a larger one may grow.",
@@ -36,7 +36,7 @@ TRAINING_FREE = (
           "defenses.training_free.filters:MedianFilter", ("unaware",),
           detail="Single odd pixels vanish while edges stay.",
           trains=NOTHING, paid="inference"),
-    Entry("low_pass", "Low-pass", "defense", "training_free", CSR, "ICML", 2026, CSR_AT, "own code",
+    Entry("lowpass", "Low-pass", "defense", "training_free", CSR, "ICML", 2026, CSR_AT, "own code",
           "faithful", "The picture is blurred a little: most of a perturbation is fine-grained.",
           "1 f", "defenses.training_free.filters:LowPass", ("unaware",),
           detail="Its gradient is exact, so an attacker who knows it simply differentiates "
@@ -45,14 +45,14 @@ TRAINING_FREE = (
           published=(Published("clean 78.6 %, attacked 37.4 %; AutoAttack 30.8 %",
                                f"{GENERAL}; the blur's width is not stated",
                                PROBE),)),
-    Entry("total_variation", "Total variation", "defense", "training_free", GUO, "ICLR", 2018,
+    Entry("tv", "Total variation", "defense", "training_free", GUO, "ICLR", 2018,
           GUO_AT, "own code", "simplified", "The nearest picture of little variation takes its place.",
           "1 f", "defenses.training_free.filters:TotalVariation", ("unaware",),
           detail="Flat areas become flat again, and noise in them goes.",
           trains=NOTHING, paid="inference",
           remark="Chambolle's algorithm on all pixels, where the paper fills in from a random "
                  "half of them."),
-    Entry("non_local_means", "Non-local means", "defense", "training_free", XU, "NDSS", 2018, XU_AT,
+    Entry("nlm", "Non-local means", "defense", "training_free", XU, "NDSS", 2018, XU_AT,
           "own code", "faithful", "Pixels with similar surroundings are averaged.", "1 f",
           "defenses.training_free.filters:NonLocalMeans", ("unaware",),
           detail="Texture that repeats survives better than with a blur.",
@@ -66,7 +66,7 @@ TRAINING_FREE = (
           trains=NOTHING, paid="inference",
           remark="The picture shrinks inside the model's size; theirs grows from 299 to at most "
                  "331 pixels."),
-    Entry("clipure", "CLIPure-Cos", "defense", "training_free",
+    Entry("clipure_cos", "CLIPure-Cos", "defense", "training_free",
           "CLIPure: Purification in Latent Space via CLIP for Adversarially Robust Zero-Shot "
           "Classification", "ICLR", 2025, "https://arxiv.org/abs/2502.18176",
           "authors' code for research only; own code", "faithful",
