@@ -107,7 +107,7 @@ def _benchmark(some: Parsers) -> None:
     bench.add_argument("--queries", type=int, help="of the black-box attacker")
     bench.add_argument("--seeds", default="0", help="of all draws, comma separated")
     bench.add_argument("--file", type=Path, help="JSONL; an existing one goes on")
-    bench.add_argument("--shard", default="0/1", help="this process's share, e.g. 0/2")
+    bench.add_argument("--shard", help="this process's share, e.g. 0/2; torchrun shares by itself")
     bench.add_argument("--model", default="pocket", help="catalog name or local-dir:PATH")
     bench.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     bench.add_argument("--threads", type=int, help="of the processor, for each process")

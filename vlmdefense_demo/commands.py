@@ -128,7 +128,8 @@ def trial(args: argparse.Namespace) -> int:
     import torch
 
     from vlmdefense_demo import trial_report, trials
-    from vlmdefense_demo.benchmark.command import numbers, shard
+    from vlmdefense_demo.benchmark.command import numbers
+    from vlmdefense_demo.benchmark.ranks import place
     from vlmdefense_demo.ladder import BATCH, INTERACTIVE
     from vlmdefense_demo.models.catalog import load_model
 
@@ -144,7 +145,8 @@ def trial(args: argparse.Namespace) -> int:
             budget,
             _settings(args.set),
         )
-        photos = trials.chosen_photos(args.images, args.photos, shard(args.shard))
+        here = place(args.shard)
+        photos = trials.chosen_photos(args.images, args.photos, (here.rank, here.world))
         if args.threads:
             torch.set_num_threads(args.threads)
         trials.measure(plan, load_model(args.model, args.device), photos, args.file)

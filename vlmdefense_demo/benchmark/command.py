@@ -12,6 +12,7 @@ import torch
 from vlmdefense_demo.benchmark import tables
 from vlmdefense_demo.benchmark.measure import measure
 from vlmdefense_demo.benchmark.plan import UNDEFENDED, Plan, settings
+from vlmdefense_demo.benchmark.ranks import Place, files, place
 from vlmdefense_demo.benchmark.rows import Rows, read_rows
 from vlmdefense_demo.benchmark.sources import read_source
 from vlmdefense_demo.benchmark.tasks import tasks
@@ -32,8 +33,12 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     if args.file is None and not args.table_only:
         raise InvalidParameter("There is no file for the rows.", "Name one with --file.")
     if args.table_only is None:
-        yield from _measure(args)
-    rows = read_rows(*(args.table_only or [args.file]))
+        here = place(args.shard)
+        yield from _measure(args, here)
+        here.wait()
+        if not here.speaks:
+            return
+    rows = read_rows(*(args.table_only or files(args.file)))
     if not rows:
         raise InvalidParameter("There are no rows to make a table of.", "Check the path of --file.")
     tables.check_alike(rows)
@@ -47,19 +52,19 @@ def run(args: argparse.Namespace) -> Iterator[str]:
         yield from (f"- {note}\n" for note in tables.notes(rows))
 
 
-def _measure(args: argparse.Namespace) -> Iterator[str]:
+def _measure(args: argparse.Namespace, here: Place) -> Iterator[str]:
     plan = plan_of(args)
     if not args.images:
         raise InvalidParameter("There are no pictures.", "Name them with --images.")
     source = read_source(args.images)
-    for key, why in source.skipped.items():
-        yield f"skipped {key}: {why}\n"
+    if here.speaks:
+        yield from (f"skipped {key}: {why}\n" for key, why in source.skipped.items())
     _check_weights(plan, args.model)
     if args.threads:
         torch.set_num_threads(args.threads)
-    rank, world = shard(args.shard)
-    mine = tasks(source.pictures, args.photos, args.labels)[rank::world]
-    measure(plan, load_model(args.model, args.device), mine, Rows(args.file))
+    mine = here.mine(tasks(source.pictures, args.photos, args.labels))
+    rows = Rows(here.file(args.file), files(args.file))
+    measure(plan, load_model(args.model, args.device), mine, rows)
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
@@ -80,18 +85,6 @@ def plan_of(args: argparse.Namespace) -> Plan:
         budget=replace(budget, **{k: v for k, v in changes.items() if v is not None}),
         seeds=tuple(numbers("--seeds", args.seeds, int)),
     )
-
-
-def shard(text: str) -> tuple[int, int]:
-    """ "0/2" -> (0, 2).
-
-    Raises:
-        InvalidParameter: it is not I/N with I below N.
-    """
-    one, slash, all_ = text.partition("/")
-    if not (slash and one.isdigit() and all_.isdigit() and int(one) < int(all_)):
-        raise InvalidParameter(f"--shard expects I/N with I below N, got {text!r}.")
-    return int(one), int(all_)
 
 
 def numbers(flag: str, text: str, kind: Any) -> list[Any]:
