@@ -177,6 +177,8 @@ def _stories(some: Parsers) -> None:
     stories.add_argument("--only", default="", help="slugs, comma separated; default: all")
     stories.add_argument("--out", type=Path, help="folder; default: where the page finds them")
     stories.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda", "mps"))
+    stories.add_argument("--html", type=Path, metavar="FILE",
+                         help="make nothing; write the lecture as one file for any browser")  # fmt: skip
     stories.set_defaults(command=commands.stories)
 
 

@@ -208,7 +208,13 @@ def train(args: argparse.Namespace) -> int:
 
 
 def stories(args: argparse.Namespace) -> int:
-    """Make the stories that ship with the page."""
+    """Make the stories that ship with the page, or a file of those that do."""
+    if args.html:
+        from vlmdefense_demo.ui.lecture import shipped, standalone
+
+        args.html.write_text(standalone(shipped()), encoding="utf-8")
+        _echo(f"wrote {args.html}\n")
+        return 0
     from vlmdefense_demo.stories.make import make
     from vlmdefense_demo.stories.recipes import FOLDER, RECIPES
 

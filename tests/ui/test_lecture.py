@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import app
+from vlmdefense_demo.__main__ import main
 from vlmdefense_demo.stories.facts import load
 from vlmdefense_demo.stories.lessons import LESSONS
 from vlmdefense_demo.stories.recipes import RECIPES
@@ -156,3 +157,26 @@ def test_the_flag_opens_every_visit_with_the_lecture():
     assert app.parse(["--lecture"]).lecture is True
     assert app.launch_options(lecture=True)["head"] == meta + app.launch_options()["head"]
     assert not head().startswith(meta)
+
+
+def test_the_lecture_is_one_file_that_needs_nothing_else(browser, tmp_path):
+    file = tmp_path / "lecture.html"
+    assert main(["stories", "--html", str(file)]) == 0
+    context = browser.new_context(viewport=ROOM, offline=True)
+    tab, asked, troubles = context.new_page(), [], []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("pageerror", troubles.append)
+    tab.goto(file.as_uri())
+    tab.wait_for_function(OPEN)
+    for _ in range(16):  # each question takes a key more
+        tab.keyboard.press("ArrowRight")
+    assert tab.url.endswith(f"#lecture/{FIRST}/8")
+    assert tab.evaluate(ON_SCREEN, "article") >= 3
+    assert tab.evaluate(ON_SCREEN, ".lec-pair img") == 2
+    tab.keyboard.press("Escape")
+    assert not tab.evaluate(OPEN)
+    tab.get_by_role("button", name="Open the lecture").click()
+    assert tab.evaluate(OPEN)
+    context.close()
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert troubles == []

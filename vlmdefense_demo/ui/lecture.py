@@ -37,6 +37,13 @@ from vlmdefense_demo.ui import cards as html
 from vlmdefense_demo.ui import text
 
 SCRIPT, STYLE = ASSETS / "lecture.js", ASSETS / "lecture.css"
+PAGE_STYLE = ASSETS / "style.css"
+# What Gradio's page brings along.
+ALONE = "*{box-sizing:border-box}body{margin:2rem;font-family:system-ui,sans-serif;background:var(--ground);color:var(--ink)}"
+DARK = (
+    "<script>document.documentElement.classList.toggle("
+    "'dark', matchMedia('(prefers-color-scheme: dark)').matches)</script>"
+)
 KEYS = "← → or Space: step · 1–4 or Enter: answer · N: notes · Home, End · Esc: leave"
 BARS = 4  # labels whose probabilities are drawn
 
@@ -81,6 +88,19 @@ def lecture(stories: Sequence[Facts]) -> str:
         '<button type="button" data-key="Escape">Leave</button></header>'
         f"{''.join(map(_story, stories))}"
         '<p class="lec-live" role="status" aria-live="polite"></p></dialog>'
+    )
+
+
+def standalone(stories: Sequence[Facts]) -> str:
+    """The lecture as one HTML file that needs nothing else: no server, no network, no Python."""
+    styles = "".join(file.read_text(encoding="utf-8") for file in (PAGE_STYLE, STYLE))
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(text.TITLE)}</title><style>{ALONE}{styles}</style>{DARK}</head>"
+        f'<body><h1>{escape(text.TITLE)}</h1><p>{escape(text.SUBTITLE)}</p><p><button type="button" '
+        f'onclick="lecture()">Open the lecture</button></p>{lecture(stories)}{head(opened=True)}'
+        "</body></html>\n"
     )
 
 
