@@ -165,7 +165,7 @@ def test_the_lecture_is_one_file_that_needs_nothing_else(browser, tmp_path):
     context = browser.new_context(viewport=ROOM, offline=True)
     tab, asked, troubles = context.new_page(), [], []
     tab.on("request", lambda request: asked.append(request.url))
-    tab.on("pageerror", troubles.append)
+    tab.on("pageerror", lambda error: troubles.append(str(error)))
     tab.goto(file.as_uri())
     tab.wait_for_function(OPEN)
     for _ in range(16):  # each question takes a key more
