@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import tarfile
+import zipfile
 
 import pytest
 from PIL import Image
@@ -12,6 +13,7 @@ from PIL import Image
 from vlmdefense_demo.benchmark.sources import read_source
 from vlmdefense_demo.benchmark.tasks import tasks
 from vlmdefense_demo.errors import InvalidImage, InvalidLabels
+from vlmdefense_demo.images import MAX_BYTES
 
 
 def png(grey: int) -> bytes:
@@ -127,3 +129,22 @@ def test_one_word_is_no_question(tmp_path):
     (tmp_path / "cat" / "1.png").write_bytes(png(1))
     with pytest.raises(InvalidLabels, match="another class"):
         tasks(read_source(tmp_path).pictures)
+
+
+def test_a_zip_of_classes(tmp_path):
+    members = {
+        "cat/1.png": png(1),
+        "dog/2.png": png(2),
+        "dog/bad.png": b"no",
+        "__MACOSX/dog/2.png": b"",
+    }
+    members["dog/bomb.png"] = b"\0" * (MAX_BYTES + 10)  # a few kilobytes in the archive
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    source = read_source(tmp_path / "x.zip")
+    assert found(source) == [("cat/1.png", "cat"), ("dog/2.png", "dog")]
+    assert source.skipped.keys() == {"dog/bad.png", "dog/bomb.png"}
+    (tmp_path / "y.zip").write_bytes(b"not a zip")
+    with pytest.raises(InvalidImage, match="not a zip file"):
+        read_source(tmp_path / "y.zip")

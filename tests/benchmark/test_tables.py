@@ -149,7 +149,7 @@ def test_the_command_measures_then_only_prints(model_dirs, tree, tmp_path, capsy
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--images", "/nowhere"], "no folder, csv or tar"),
+        (["--images", "/nowhere"], "no folder, csv, tar or zip"),
         ([], "--images"),
         (["--images", "bundled", "--defenses", "pmg_aft"], "Leave pmg_aft out"),
         (["--images", "bundled", "--shard", "2/2"], "I below N"),

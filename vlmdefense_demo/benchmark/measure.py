@@ -7,7 +7,7 @@ draw from the same place of the seed tree, the features of the views they have i
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from tqdm import tqdm
@@ -17,6 +17,7 @@ from vlmdefense_demo.benchmark.rows import SCHEMA, Row, Rows
 from vlmdefense_demo.benchmark.scene import Scene
 from vlmdefense_demo.benchmark.tasks import Task
 from vlmdefense_demo.benchmark.trial import Broken, Found, Trial
+from vlmdefense_demo.errors import Cancelled
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.side import FAILURES
 from vlmdefense_demo.types import Cost
@@ -24,12 +25,31 @@ from vlmdefense_demo.types import Cost
 
 def measure(plan: Plan, backbone: Backbone, tasks: Sequence[Task], rows: Rows) -> None:
     """Write every row of the plan that is not there yet."""
-    for task in tqdm(tasks, desc=rows.file.stem, mininterval=5):
+    total = len(tasks) * len(plan.seeds) * len(plan.groups())
+    with tqdm(desc=rows.file.stem, total=total, mininterval=5) as bar:
+        for _ in measuring(plan, backbone, tasks, rows):
+            bar.update()
+
+
+def measuring(
+    plan: Plan,
+    backbone: Backbone,
+    tasks: Sequence[Task],
+    rows: Rows,
+    should_stop: Callable[[], bool] = bool,
+) -> Iterator[None]:
+    """The same, coming back after every batch of every defence.
+
+    Raises:
+        Cancelled: `should_stop` returned True; what was measured is kept.
+    """
+    for task in tasks:
         for seed in plan.seeds:
-            batch = Batch(Scene(plan, backbone, task, seed))
+            batch = Batch(Scene(plan, backbone, task, seed, should_stop))
             for group in plan.groups():
                 if not batch.keys(group) <= rows.done:
                     rows.add(batch.rows(group))
+                yield
 
 
 class Batch:
@@ -56,6 +76,8 @@ class Batch:
             try:
                 for step, eps, found in trial.steps():
                     yield from self._rows(group, setting, step, eps, found)
+            except Cancelled:
+                raise
             except FAILURES as error:
                 n = len(self.scene.task.pictures)
                 empty = Found(torch.zeros(n, dtype=torch.bool), [Cost()], str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +28,7 @@ class Scene:
     backbone: Backbone
     task: Task
     seed: int
+    should_stop: Callable[[], bool] = bool
     clf: ZeroShotClassifier = field(init=False)
     judge: ZeroShotClassifier = field(init=False)  # the same one, which encodes no picture twice
     x: Images = field(init=False)
@@ -86,5 +88,6 @@ class Scene:
         self.judge = self.clf.with_backbone(Remembering(self.backbone))
         right = [self.task.labels.index(p.label) for p in pictures]
         self.goal = Goal(torch.tensor(right, device=self.x.device))
-        self.run = Run(self.seed, tuple(p.key for p in pictures), "", meter)
+        ids = tuple(p.key for p in pictures)
+        self.run = Run(self.seed, ids, "", meter, should_stop=self.should_stop)
         self._ready = True

@@ -3,7 +3,7 @@
 a folder of photo sets (csv beside a tar or a folder)     training/photos.py
 a tree of folders, one a class                            torchvision's ImageFolder
 a csv with the columns file and label                     paths beside it
-a tar: class/picture.jpg, or a WebDataset shard           x.jpg with x.cls or x.txt
+a tar or a zip: class/picture.jpg, or WebDataset's pairs  x.jpg with x.cls or x.txt
 "bundled"                                                 photos that ship inside dependencies
 """
 
@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import csv
 import tarfile
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from vlmdefense_demo.errors import InvalidImage
-from vlmdefense_demo.images import FORMATS, read_upload
+from vlmdefense_demo.images import FORMATS, MAX_BYTES, read_upload
 from vlmdefense_demo.labels import plain
 from vlmdefense_demo.training.photos import VALIDATION_ONLY, read_photos
 from vlmdefense_demo.training.report import BUNDLED
@@ -74,7 +75,7 @@ def read_source(where: str | Path) -> Source:
     if not pictures:
         raise InvalidImage(
             f"No labelled picture in {where}.",
-            "Expected a folder a class, a csv with file and label, a tar, or “bundled”; pictures "
+            "Expected a folder a class, a csv with file and label, a tar, a zip, or “bundled”; pictures "
             f"are {', '.join(FORMATS)}.",
         )
     return Source(tuple(pictures), skipped)
@@ -88,10 +89,10 @@ def _found(where: str | Path) -> Iterator[Picture]:
         return _photo_sets(path) if any(path.glob("*.csv")) else _tree(path)
     if path.suffix == ".csv" and path.is_file():
         return _table(path)
-    if path.suffix == ".tar" and path.is_file():
-        return _archive(path)
+    if path.suffix in ARCHIVES and path.is_file():
+        return _archive(path, ARCHIVES[path.suffix])
     raise InvalidImage(
-        f"{where} is no folder, csv or tar that can be read.", "Check the path of --images."
+        f"{where} is no folder, csv, tar or zip that can be read.", "Check the path of --images."
     )
 
 
@@ -130,13 +131,32 @@ def _table(table: Path) -> Iterator[Picture]:
             yield Picture(row["file"], row["label"], path.read_bytes() if path.is_file() else b"")
 
 
-def _archive(path: Path) -> Iterator[Picture]:
+def _tar(path: Path) -> dict[str, bytes]:
+    with tarfile.open(path) as tar:
+        return {m.name: tar.extractfile(m).read() for m in tar if m.isfile()}  # type: ignore[union-attr]
+
+
+def _zip(path: Path) -> dict[str, bytes]:
+    """At most one byte more of a member than a picture may have: what is longer is refused as one."""
+    with zipfile.ZipFile(path) as archive:
+        files = {}
+        for member in archive.infolist():
+            if not member.is_dir() and PurePosixPath(member.filename).parts[0] != "__MACOSX":
+                with archive.open(member) as handle:
+                    files[member.filename] = handle.read(MAX_BYTES + 1)
+        return files
+
+
+ARCHIVES: Mapping[str, Callable[[Path], dict[str, bytes]]] = {".tar": _tar, ".zip": _zip}
+
+
+def _archive(path: Path, read: Callable[[Path], dict[str, bytes]]) -> Iterator[Picture]:
     """Members named class/…/picture, or WebDataset's pairs of the same stem."""
     try:
-        with tarfile.open(path) as tar:
-            files = {m.name: tar.extractfile(m).read() for m in tar if m.isfile()}  # type: ignore[union-attr]
-    except tarfile.TarError as error:
-        raise InvalidImage(f"{path.name} is not a tar file that can be read.") from error
+        files = read(path)
+    except (tarfile.TarError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        kind = path.suffix[1:]
+        raise InvalidImage(f"{path.name} is not a {kind} file that can be read.") from error
     for name, data in files.items():
         member = PurePosixPath(name)
         if member.suffix.lower() not in SUFFIXES:

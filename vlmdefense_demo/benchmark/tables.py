@@ -118,7 +118,8 @@ def _passes(rows: Sequence[Row]) -> str:
     return images + text
 
 
-def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """The table's head and its lines, as text."""
     wanted = columns(rows)
     head = ["defence", *(cell.title for cell in wanted), "passes", "ms"]
     body = []
@@ -130,15 +131,15 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """A table, per cent of all pictures answered rightly, with 95 % intervals."""
-    head, body = _cells(rows)
+    head, body = cells(rows)
     text = [head, ["---"] * len(head), *body]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in text)
+    return "".join(f"| {' | '.join(line)} |\n" for line in text)
 
 
 def latex(rows: Sequence[Row]) -> str:
     """The same as a tabular."""
-    head, body = _cells(rows)
-    text = [" & ".join(_escaped(cells)) + r" \\" for cells in (head, *body)]
+    head, body = cells(rows)
+    text = [" & ".join(_escaped(line)) + r" \\" for line in (head, *body)]
     text.insert(1, r"\midrule")
     inner = "\n".join([r"\toprule", *text, r"\bottomrule"])
     return f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}\n{inner}\n\\end{{tabular}}\n"

@@ -67,6 +67,7 @@ class Controls:
     desk: Any = None
     pair: Any = None
     board: Any = None
+    bench: Any = None
     watch: Any = None
 
     def inputs(self) -> list[Any]:

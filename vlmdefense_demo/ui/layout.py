@@ -21,6 +21,7 @@ from vlmdefense_demo.survey import first as ticked_first
 from vlmdefense_demo.types import Paradigm
 from vlmdefense_demo.ui import (
     api,
+    bench,
     curves,
     events,
     handlers,
@@ -75,11 +76,14 @@ def build(site: Site) -> gr.Blocks:
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("What is going on?"):
                 gr.Markdown(text.HELP)
+            with gr.Tab("Many pictures", id="bench"):
+                page.bench = bench.tab()
             with gr.Tab("Survey of methods"):
                 survey_tab(page.model)
         sharing.connect(demo, page, site, first.get("picture"))
         events.connect(page, site)
         ready.connect(demo, page, site)
+        bench.connect(page, site)
         api.endpoints(site)
     demo.queue(max_size=16, default_concurrency_limit=2)
     return demo

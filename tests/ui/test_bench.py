@@ -1,0 +1,112 @@
+"""A small benchmark on the page: what is ticked, on photos or on a zip, stopped, refused, downloaded."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from vlmdefense_demo.errors import InvalidImage
+from vlmdefense_demo.images import to_png
+from vlmdefense_demo.ui import bench
+from vlmdefense_demo.ui.bench import BUNDLED_WORDS, ZIP_WORDS, Asked, asked
+
+NONE = {"file": None, "photos": 2, "eps": (4.0,), "knows": False, "defenses": {}}
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def zipped(path, members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return str(path)
+
+
+def words(update) -> str:
+    return re.sub("<[^>]*>", " ", update[0]).strip()
+
+
+def test_the_table_grows_and_its_files_hold_what_it_shows(site, pocket):
+    wanted = Asked(**NONE | {"defenses": {"jpeg": {"quality": 50}}})
+    first, *middle, last = list(bench.measured(site, "pocket", wanted, "me"))
+    assert (first[2].interactive, first[3].interactive) == (False, True)
+    assert any("JPEG" in update[1] for update in middle) or "JPEG" in last[1]
+    assert words(last) == "Done."
+    assert (last[2].interactive, last[3].interactive) == (True, False)
+    assert "JPEG · quality 50" in last[1]
+    assert last[1].count("<img") == len(bench.SHOWN)
+    jsonl, table = (Path(button.value["path"]) for button in last[4:])
+    rows = [json.loads(line) for line in jsonl.read_text().splitlines()]
+    assert {(r["defense"], r["step"]) for r in rows} == {
+        (d, s) for d in ("undefended", "jpeg") for s in ("clean", "transfer", "latency")
+    }
+    assert {r["defence"] for r in csv.DictReader(io.StringIO(table.read_text()))} == {
+        "Undefended", "JPEG · quality 50"
+    }  # fmt: skip
+
+
+def test_a_zip_of_ones_own_is_measured_and_its_words_are_escaped(site, pocket, tmp_path):
+    picture = to_png(tiny.images(1, size=64))
+    broken = {"cat/2.png": b"no picture", f"{HOSTILE[:12]}/3.png": picture, "dog/1.png": picture}
+    file = zipped(tmp_path / "mine.zip", {"cat/1.png": picture} | broken)
+    *_, last = bench.measured(site, "pocket", Asked(**NONE | {"file": file, "photos": 3}), "me")
+    assert words(last) == "Done."
+    assert "<img src" not in last[1].replace('src="data:', "")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"eps": ()}, "--eps|different radii"),
+        ({"file": "missing.zip"}, "no folder, csv, tar or zip"),
+        ({"defenses": {"jpeg": {"quality": 3}}}, "outside"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_a_sentence(site, pocket, change, says):
+    *_, last = bench.measured(site, "pocket", Asked(**NONE | change), "me")
+    assert re.search(says, words(last))
+    assert "failed" in last[0]
+    assert last[1] == ""
+
+
+def test_a_zip_is_asked_for(tmp_path):
+    with pytest.raises(InvalidImage, match="no zip"):
+        asked([ZIP_WORDS, None, 8, ["4"], False], {})
+    assert asked([BUNDLED_WORDS, "left over.zip", 8, ["4", "1"], True], {}).file is None
+    assert asked([ZIP_WORDS, "a.zip", 8, ["4", "1"], True], {}).eps == (1.0, 4.0)
+
+
+def test_stop_keeps_what_was_measured(site, pocket, stop_at):
+    stop_at("/attacker")
+    wanted = Asked(**NONE | {"knows": True, "defenses": {"fare": {}}})
+    *_, last = bench.measured(site, "pocket", wanted, "me")
+    assert words(last) == "Stopped."
+    assert "failed" not in last[0]
+    assert "Undefended" in last[1]
+    assert "FARE" in last[1]
+
+
+# in a browser
+
+
+def test_the_tab_measures_what_is_ticked(page):
+    page.tab.get_by_role("tab", name="Many pictures").click()
+    page("#bench-photos input[type=number]").fill("2")
+    page("#bench-go").click()
+    page("#bench-status").get_by_text("Done.").wait_for(timeout=120_000)
+    table = page.text("table.bench")
+    assert "Undefended" in table
+    assert "FARE" in table
+    assert "unaware, 4/255" in table
+    page("#bench-go:enabled").wait_for()
+    page.tab.wait_for_timeout(500)  # its colours fade in
+    assert page.violations("table.bench") == []
+    page.tab.set_viewport_size({"width": 390, "height": 844})
+    spill = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.script(spill) == 0

@@ -1,0 +1,254 @@
+"""A small benchmark on the page: the ticked defences on many pictures, with a table that grows."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from vlmdefense_demo.benchmark import figures, tables
+from vlmdefense_demo.benchmark.measure import measuring
+from vlmdefense_demo.benchmark.plan import UNDEFENDED, Plan, Setting
+from vlmdefense_demo.benchmark.rows import Row, Rows, read_rows
+from vlmdefense_demo.benchmark.sources import BUNDLED_NAME, read_source
+from vlmdefense_demo.benchmark.tasks import tasks
+from vlmdefense_demo.errors import DemoError, InvalidImage
+from vlmdefense_demo.ladder import INTERACTIVE
+from vlmdefense_demo.run import Progress
+from vlmdefense_demo.ui.events import Controls
+from vlmdefense_demo.ui.handlers import Site, status
+from vlmdefense_demo.ui.worker import Step
+
+logger = logging.getLogger(__name__)
+MOST = 64
+RADII = (1, 2, 4)
+BUDGET = replace(INTERACTIVE, adaptive_steps=10, draws=2)
+BUNDLED_WORDS, ZIP_WORDS = "The example photos", "A zip of mine"
+NOTE = (
+    "Measures the defences ticked above, at their settings, against PGD with ten steps on every "
+    "picture; all rates with 95 % intervals. One who knows a defence gets ten steps with two draws each, "
+    "which takes far longer. A zip holds a folder a class, named with its word; up to 8 MB."
+)
+SHOWN = {"curves": "Accuracy over the radius", "trade": "Clean against attacked"}
+Update = tuple[Any, ...]
+
+
+@dataclass
+class Bench:
+    """The components of the tab."""
+
+    source: Any = None
+    file: Any = None
+    photos: Any = None
+    eps: Any = None
+    knows: Any = None
+    go: Any = None
+    stop: Any = None
+    status: Any = None
+    table: Any = None
+    rows: Any = None
+    csv: Any = None
+
+    def asked(self) -> list[Any]:
+        """What shapes a measurement."""
+        return [self.source, self.file, self.photos, self.eps, self.knows]
+
+    def shown(self) -> list[Any]:
+        """What a measurement changes."""
+        return [self.status, self.table, self.go, self.stop, self.rows, self.csv]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The tab's controls as plain values.
+
+    Args:
+        file: path of an uploaded zip, None for the photos that ship with the dependencies.
+        defenses: id -> parameters in display units.
+    """
+
+    file: str | None
+    photos: int
+    eps: tuple[float, ...]
+    knows: bool
+    defenses: Mapping[str, Mapping[str, Any]]
+
+    def plan(self) -> Plan:
+        """What is measured.
+
+        Raises:
+            InvalidParameter: no radius, or a setting that cannot be.
+        """
+        found = [Setting(id, dict(values)) for id, values in self.defenses.items()]
+        for setting in found:
+            setting.build()
+        knows = ("adaptive",) if self.knows else ()
+        steps = ("clean", "transfer", *knows, "latency")
+        return Plan((Setting(UNDEFENDED), *found), self.eps, steps=steps, budget=BUDGET)
+
+
+def tab() -> Bench:
+    """The tab, with nothing measured."""
+    it = Bench()
+    gr.HTML(f'<p class="vd-caption">{NOTE}</p>')
+    with gr.Row(elem_id="bench-asked"):
+        it.source = gr.Radio(
+            [BUNDLED_WORDS, ZIP_WORDS],
+            value=BUNDLED_WORDS,
+            label="Pictures",
+            elem_id="bench-source",
+        )
+        it.file = gr.File(
+            file_types=[".zip"], label="zip", height=110, visible=False, elem_id="bench-file"
+        )
+        it.photos = gr.Slider(2, MOST, 8, step=1, label="How many, at most", elem_id="bench-photos")
+        it.eps = gr.CheckboxGroup(
+            [str(e) for e in RADII], value=["1", "4"], label="ε of 255 levels", elem_id="bench-eps"
+        )
+        it.knows = gr.Checkbox(False, label="also an attacker who knows", elem_id="bench-knows")
+    with gr.Row():
+        it.go = gr.Button("Measure", elem_id="bench-go", scale=2)
+        it.stop = gr.Button("Stop", interactive=False, elem_id="bench-stop", scale=1)
+    it.status = gr.HTML("", elem_id="bench-status")
+    it.table = gr.HTML("", elem_id="bench-table")
+    with gr.Row():
+        it.csv = gr.DownloadButton("Table .csv", interactive=False, size="sm", elem_id="bench-csv")
+        it.rows = gr.DownloadButton(
+            "Rows .jsonl", interactive=False, size="sm", elem_id="bench-rows"
+        )
+    return it
+
+
+def connect(page: Controls, site: Site) -> None:
+    """Attach the tab's events."""
+    it = page.bench
+    hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+    def start(values: Mapping[Any, Any], request: gr.Request) -> Iterator[Update]:
+        try:
+            wanted = asked([values[widget] for widget in it.asked()], page.form(values).defenses)
+        except DemoError as error:
+            yield _state(str(error), "", failed=True)
+            return
+        yield from measured(site, values[page.model], wanted, f"{request.session_hash}/bench")
+
+    def stop(request: gr.Request) -> None:
+        site.worker.stop(f"{request.session_hash}/bench")
+
+    it.source.input(
+        lambda source: gr.update(visible=source == ZIP_WORDS),
+        it.source,
+        it.file,
+        queue=False,
+        **hidden,
+    )
+    it.go.click(
+        start, {*it.asked(), *page.inputs()}, it.shown(), concurrency_id="compute", **hidden
+    )
+    it.stop.click(stop, queue=False, **hidden)
+
+
+def measured(site: Site, model: str, asked: Asked, session: str) -> Iterator[Update]:
+    """Stream one measurement: status, table, both buttons, both files."""
+    yield _state("Reading the pictures …", "", running=True)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Rows(Path(folder) / "rows.jsonl")
+
+        def job(note: Progress, stopped: Callable[[], bool]) -> Iterator[tuple[int, int]]:
+            plan = asked.plan()
+            source = read_source(asked.file or BUNDLED_NAME)
+            found = tasks(source.pictures, asked.photos)
+            total = len(found) * len(plan.groups())
+            backbone = site.load(model, logger.info)
+            for done, _ in enumerate(measuring(plan, backbone, found, rows, stopped), 1):
+                yield done, total
+
+        words, failed = "Done.", False
+        try:
+            for event in site.worker.stream(session, job):
+                if not isinstance(event, Step):
+                    yield _state(
+                        "{} of {} parts …".format(*event), _table(_read(rows)), running=True
+                    )
+        except DemoError as error:
+            words, failed = str(error), str(error) != "Stopped."
+        except Exception:
+            logger.exception("a measurement failed")
+            words, failed = "Something broke inside the demo; the log has the details.", True
+        yield _end(site, _read(rows), rows.file, words, failed)
+
+
+def _end(site: Site, rows: Sequence[Row], file: Path, words: str, failed: bool) -> Update:
+    """What was measured up to here, with its figures and files."""
+    if not rows:
+        return _state(words, "", failed=failed)
+    pictures = "".join(
+        _figure(path) for path in figures.write(rows, file.parent) if path.stem in SHOWN
+    )
+    notes = "".join(f"<li>{escape(note)}</li>" for note in tables.notes(rows))
+    body = f'{_table(rows)}<ul class="vd-caption">{notes}</ul><div class="bench">{pictures}</div>'
+    csv = site.outbox.put(tables.csv_text(rows).encode(), "benchmark.csv")
+    jsonl = site.outbox.put(file.read_bytes(), "benchmark.jsonl")
+    return _state(words, body, failed=failed, files=(jsonl, csv))
+
+
+def _read(rows: Rows) -> list[Row]:
+    return read_rows(rows.file)
+
+
+def _table(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    head, body = tables.cells(rows)
+    top = "".join(f'<th scope="col">{escape(words)}</th>' for words in head)
+    lines = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(c)}</td>" for c in rest)}</tr>'
+        for first, *rest in body
+    )
+    return (
+        '<div class="bench-scroll" tabindex="0" role="region" aria-label="What was measured"><table '
+        'class="bench"><caption>answered rightly, per cent of all pictures</caption>'
+        f"<thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>"
+    )
+
+
+def _figure(path: Path) -> str:
+    data = b64encode(path.read_bytes()).decode()
+    return f'<img alt="{SHOWN[path.stem]}: the numbers stand in the table" src="data:image/png;base64,{data}">'
+
+
+def _state(
+    words: str,
+    body: str,
+    *,
+    running: bool = False,
+    failed: bool = False,
+    files: tuple[str, str] | None = None,
+) -> Update:
+    kept = files or (None, None)
+    buttons = [gr.DownloadButton(value=file, interactive=file is not None) for file in kept]
+    return (
+        status(words, failed=failed), body, gr.Button(interactive=not running),
+        gr.Button(interactive=running), *buttons,
+    )  # fmt: skip
+
+
+def asked(values: Sequence[Any], defenses: Mapping[str, Mapping[str, Any]]) -> Asked:
+    """The tab's controls, checked for what is missing.
+
+    Raises:
+        InvalidImage: a zip of one's own is wanted and none is there.
+    """
+    source, file, photos, eps, knows = values
+    if source == ZIP_WORDS and not file:
+        raise InvalidImage("There is no zip.", "Upload one, or take the example photos.")
+    radii = tuple(sorted(float(e) for e in eps))
+    own = file if source == ZIP_WORDS else None
+    return Asked(own, int(photos), radii, bool(knows), defenses)
