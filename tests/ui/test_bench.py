@@ -33,21 +33,22 @@ def words(update) -> str:
 
 
 def test_the_table_grows_and_its_files_hold_what_it_shows(site, pocket):
-    wanted = Asked(**NONE | {"defenses": {"jpeg": {"quality": 50}}})
+    wanted = Asked(**NONE | {"defenses": {"jpeg": {"quality": 50}, "bits": {"bits": 3}}})
     first, *middle, last = list(bench.measured(site, "pocket", wanted, "me"))
     assert (first[2].interactive, first[3].interactive) == (False, True)
     assert any("JPEG" in update[1] for update in middle) or "JPEG" in last[1]
     assert words(last) == "Done."
     assert (last[2].interactive, last[3].interactive) == (True, False)
-    assert "JPEG · quality 50" in last[1]
+    assert "JPEG · quality 50<" in last[1]
+    assert "Bit depth<" in last[1], "a default has no name"
     assert last[1].count("<img") == len(bench.SHOWN)
     jsonl, table = (Path(button.value["path"]) for button in last[4:])
     rows = [json.loads(line) for line in jsonl.read_text().splitlines()]
     assert {(r["defense"], r["step"]) for r in rows} == {
-        (d, s) for d in ("undefended", "jpeg") for s in ("clean", "transfer", "latency")
+        (d, s) for d in ("undefended", "jpeg", "bits") for s in ("clean", "transfer", "latency")
     }
     assert {r["defence"] for r in csv.DictReader(io.StringIO(table.read_text()))} == {
-        "Undefended", "JPEG · quality 50"
+        "Undefended", "JPEG · quality 50", "Bit depth"
     }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from vlmdefense_demo.benchmark.tasks import tasks
 from vlmdefense_demo.errors import DemoError, InvalidImage
 from vlmdefense_demo.ladder import INTERACTIVE
 from vlmdefense_demo.run import Progress
+from vlmdefense_demo.spec import shown
 from vlmdefense_demo.ui.events import Controls
 from vlmdefense_demo.ui.handlers import Site, status
 from vlmdefense_demo.ui.worker import Step
@@ -86,12 +87,18 @@ class Asked:
         Raises:
             InvalidParameter: no radius, or a setting that cannot be.
         """
-        found = [Setting(id, dict(values)) for id, values in self.defenses.items()]
+        found = [Setting(id, _moved(id, values)) for id, values in self.defenses.items()]
         for setting in found:
             setting.build()
         knows = ("adaptive",) if self.knows else ()
         steps = ("clean", "transfer", *knows, "latency")
         return Plan((Setting(UNDEFENDED), *found), self.eps, steps=steps, budget=BUDGET)
+
+
+def _moved(id: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are not the defaults: only those are worth a name in the table."""
+    usual = shown(Setting(id).build())
+    return {name: value for name, value in values.items() if value != usual.get(name)}
 
 
 def tab() -> Bench:
