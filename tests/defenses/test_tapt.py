@@ -156,7 +156,7 @@ def test_choosing_first_gives_the_gradient_of_all_views(clf):
     views, picked = views_of(clf, x, 20)
     whole = gradient(clf, views, picked, method)
     few = gradient(clf, views[picked], slice(None), method)
-    torch.testing.assert_close(few, whole, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(few, whole, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("alignment", [0.0, 0.1, 5.0])
