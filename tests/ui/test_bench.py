@@ -97,7 +97,7 @@ def test_stop_keeps_what_was_measured(site, pocket, stop_at):
 
 
 def test_the_tab_measures_what_is_ticked(page):
-    page.tab.get_by_role("tab", name="Many pictures").click()
+    page.tab.get_by_role("tab", name="Benchmark").click()
     page("#bench-photos input[type=number]").fill("2")
     page("#bench-go").click()
     page("#bench-status").get_by_text("Done.").wait_for(timeout=120_000)

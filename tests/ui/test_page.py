@@ -365,3 +365,17 @@ def test_no_request_leaves_the_machine(visit, app_url):
     page.choose(CAT)
     page.run()
     assert [url for url in foreign if not url.startswith(("data:", "blob:"))] == []
+
+
+@pytest.mark.parametrize("width", [390, 1920])
+def test_nothing_is_wider_than_the_window(visit, width):
+    page = visit(viewport={"width": width, "height": 900})
+    assert page.script(SPILL) <= 0
+    blocks = "#top, #stories, #change, #strip, #undefended, #curves, #detectors, #tabs"
+    rights = page.script(
+        f"[...document.querySelectorAll('{blocks}')].map(e => e.getBoundingClientRect().right)"
+    )
+    assert len(rights) == 8
+    assert max(rights) <= width
+    for name in ("What is going on?", "Benchmark", "Survey"):
+        page.open_tab(name)

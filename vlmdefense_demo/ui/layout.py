@@ -76,9 +76,9 @@ def build(site: Site) -> gr.Blocks:
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("What is going on?"):
                 gr.Markdown(text.HELP)
-            with gr.Tab("Many pictures", id="bench"):
+            with gr.Tab("Benchmark"):
                 page.bench = bench.tab()
-            with gr.Tab("Survey of methods"):
+            with gr.Tab("Survey"):
                 survey_tab(page.model)
         sharing.connect(demo, page, site, first.get("picture"))
         events.connect(page, site)
