@@ -61,7 +61,8 @@ def _slim(card: Card) -> tuple[Rung, ...]:
 
 def _badge(recipe: Recipe, card: Card) -> str:
     size = f"ε {recipe.params['eps']:g}/255 · " if "eps" in recipe.params else ""
+    threads = torch.get_num_threads()
     return (
         f"precomputed · {MODEL} · {entry(recipe.attack).title} · {size}seed {recipe.seed} · "
-        f"{card.device}, {torch.get_num_threads()} thread, {date.today():%B %Y}"
+        f"{card.device}, {threads} thread{'s' * (threads > 1)}, {date.today():%B %Y}"
     )

@@ -12,6 +12,7 @@ from dataclasses import replace
 from html import escape
 
 from vlmdefense_demo.flags import FLAGS
+from vlmdefense_demo.stories.facts import percent
 from vlmdefense_demo.survey import PARADIGMS, entry
 from vlmdefense_demo.types import (
     AttackReport,
@@ -297,13 +298,8 @@ def _legend(order: Sequence[str]) -> str:
 
 
 def _percent(p: float) -> str:
-    """Whole percent, but never a rounded 100 or 0 for something that is neither; HTML."""
-    if 0 < p < 0.0005:
-        return "&lt; 0.1 %"
-    if 0.9995 <= p < 1:
-        return "&gt; 99.9 %"
-    places = 1 if 0 < p < 0.005 or 0.995 <= p < 1 else 0
-    return f"{100 * p:.{places}f} %"
+    """In HTML."""
+    return escape(percent(p))
 
 
 def _seconds(seconds: float) -> str:
