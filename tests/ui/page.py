@@ -136,9 +136,20 @@ class Page:
         """What axe finds inside an element, by WCAG 2 A and AA, as one line each."""
         from axe_playwright_python.sync_playwright import Axe
 
+        self.settle()
         rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]}
         found = Axe().run(self.tab, context=selector, options=rules).response["violations"]
         return [f"{v['id']}: {node['html']}" for v in found for node in v["nodes"]]
+
+    def settle(self) -> None:
+        """Wait until nothing fades: halfway between two colours neither is what a person reads."""
+        self.script(
+            "async () => { for (let i = 0; i < 2; i++) await new Promise(requestAnimationFrame);"
+            " const ends = a => a.playState === 'running'"
+            " && a.effect.getComputedTiming().endTime !== Infinity;"
+            " await Promise.allSettled(document.getAnimations().filter(ends)"
+            ".map(a => a.finished)) }"
+        )
 
     def script(self, code: str) -> Any:
         return self.tab.evaluate(code)
