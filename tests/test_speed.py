@@ -6,6 +6,7 @@ import re
 
 import torch
 
+from vlmdefense_demo.__main__ import main
 from vlmdefense_demo.speed import ATTACKS, Ratio, Share, Timed, measure
 from vlmdefense_demo.survey import methods, usable
 
@@ -30,6 +31,14 @@ def test_a_defence_the_model_has_no_weights_for_has_no_line(backbones):
     lines = list(measure(backbone, repeats=1))
     assert "fap" not in usable(backbone.name)
     assert not any(line.startswith("FAP") for line in lines)
+
+
+def test_the_attacks_can_be_timed_alone(model_dirs, capsys):
+    model = f"local-dir:{model_dirs['resnet']}"
+    assert main(["speed", "--only", "attacks", "--repeats", "1", "--model", model]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(ATTACKS)
+    assert all(SHARE.search(line) for line in lines)
 
 
 def test_a_ratio_holds_when_the_machine_slows_down_between_the_pairs():

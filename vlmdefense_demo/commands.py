@@ -190,10 +190,11 @@ def methods(args: argparse.Namespace) -> int:
 
 def speed(args: argparse.Namespace) -> int:
     """Time attack and defences against their bare passes."""
+    from vlmdefense_demo import speed as figures
     from vlmdefense_demo.models.catalog import load_model
-    from vlmdefense_demo.speed import measure
 
-    for line in measure(load_model(args.model, args.device)):
+    which = {"all": figures.measure, "attacks": figures.attacks, "defences": figures.defences}
+    for line in which[args.only](load_model(args.model, args.device), args.repeats):
         _echo(f"{line}\n")
     return 0
 

@@ -123,21 +123,27 @@ def _outside(runs: tuple[tuple[float, float], ...]) -> str:
 
 def measure(backbone: Backbone, repeats: int = 15) -> Iterator[str]:
     """Lines: each attack's share outside the tower, each defence against its passes, a whole run."""
-    clf = ZeroShotClassifier(backbone, LABELS)
-    size = backbone.preprocess.size
-    noise = torch.randint(
-        0, 256, (BATCH, 3, size, size), generator=torch.Generator().manual_seed(0)
-    )
-    batch = backbone.place(from_levels(noise))
-    x = batch[:1]
+    yield from attacks(backbone, repeats)
+    yield from defences(backbone, repeats)
+
+
+def attacks(backbone: Backbone, repeats: int = 15) -> Iterator[str]:
+    """Lines: each attack's share outside the tower, for one picture and for a batch."""
+    batch = _noise(backbone)
     for id, values in ATTACKS.items():
         found = entry(id, "attack")
         attacker = found.build(values)
         alone, many = (
             _clocked(attacker, backbone, images, max(1, repeats // len(images)))
-            for images in (x, batch)
+            for images in (batch[:1], batch)
         )
         yield str(Share(found.title, alone, many))
+
+
+def defences(backbone: Backbone, repeats: int = 15) -> Iterator[str]:
+    """Lines: each defence against its passes, R-TPT against its authors' code, a whole run."""
+    clf = ZeroShotClassifier(backbone, LABELS)
+    x = _noise(backbone)[:1]
     for row in map(entry, usable(backbone.name)):
         method = row.build(OPEN.get(row.id, {}))
         cost = method.expected_cost(len(LABELS))
@@ -150,6 +156,14 @@ def measure(backbone: Backbone, repeats: int = 15) -> Iterator[str]:
         yield str(_against(row.title, defend, bare, repeats))
     yield _published(clf, x, repeats)
     yield from _comparison(backbone, x)
+
+
+def _noise(backbone: Backbone) -> Images:
+    size = backbone.preprocess.size
+    levels = torch.randint(
+        0, 256, (BATCH, 3, size, size), generator=torch.Generator().manual_seed(0)
+    )
+    return backbone.place(from_levels(levels))
 
 
 def _clocked(
