@@ -85,10 +85,19 @@ def _compare(some: Parsers) -> None:
 
 
 def _benchmark(some: Parsers) -> None:
-    bench = some.add_parser("benchmark", help="the survey's table: robustness, overhead")
+    bench = some.add_parser(
+        "benchmark", help="the survey's table: robustness, overhead, generalisation"
+    )
     bench.add_argument("--quick", action=Quick, nargs=0,
                        help="eight photos, a method a paradigm; flags after it change that")  # fmt: skip
-    bench.add_argument("--images", help="folder, csv, tar, or “bundled”")
+    bench.add_argument(
+        "--images", nargs="+",
+        help="folder, csv, tar, zip, or “bundled”; those after the first are other worlds",
+    )  # fmt: skip
+    bench.add_argument(
+        "--worlds", default="",
+        help="where else: of names, noise, blur, contrast, pixelate, jpeg; clean and transfer only",
+    )  # fmt: skip
     bench.add_argument("--photos", type=int, help="drawn at random; default: all")
     bench.add_argument("--labels", type=int, default=10, help="answers to choose from")
     bench.add_argument(
@@ -114,6 +123,9 @@ def _benchmark(some: Parsers) -> None:
     bench.add_argument("--format", default="markdown", choices=("markdown", "csv", "latex"))
     bench.add_argument(
         "--figures", type=Path, metavar="FOLDER", help="write the table as pictures, too"
+    )
+    bench.add_argument(
+        "--page", type=Path, metavar="FILE.md", help="write a page with tables and figures, too"
     )
     bench.add_argument("--table-only", nargs="*", type=Path, metavar="FILE",
                        help="measure nothing; print the table of these files, or of --file")  # fmt: skip

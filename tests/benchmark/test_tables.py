@@ -21,7 +21,7 @@ def row(defense, picture, standing, step="clean", eps=0.0, **more):
     return {
         "schema": SCHEMA, "key": f"{defense}{picture}{step}{eps}{more}", "picture": picture,
         "defense": defense, "values": {}, "step": step, "eps": eps, "standing": standing,
-        "model": "pocket", "conditions": "same", "error": "", "f": 1, "b": 0, "tf": 0, "tb": 0, "s": 0.01,
+        "world": "own", "model": "pocket", "conditions": "same", "error": "", "f": 1, "b": 0, "tf": 0, "tb": 0, "s": 0.01,
     } | more  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def test_the_command_measures_then_only_prints(model_dirs, tree, tmp_path, capsy
     [
         (["--images", "/nowhere"], "no folder, csv, tar or zip"),
         ([], "--images"),
-        (["--images", "bundled", "--defenses", "pmg_aft"], "Leave pmg_aft out"),
+        (["--images", "bundled", "--defenses", "fap"], "Leave fap out"),
         (["--images", "bundled", "--shard", "2/2"], "I below N"),
         (["--images", "bundled", "--eps", "four"], "expects numbers"),
         (["--table-only"], "no rows"),

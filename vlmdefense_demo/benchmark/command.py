@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from vlmdefense_demo.benchmark import tables
+from vlmdefense_demo.benchmark.header import header
 from vlmdefense_demo.benchmark.measure import measure
 from vlmdefense_demo.benchmark.plan import UNDEFENDED, Plan, settings
 from vlmdefense_demo.benchmark.ranks import Place, files, place
-from vlmdefense_demo.benchmark.rows import Rows, read_rows
+from vlmdefense_demo.benchmark.rows import Rows, read_headers, read_rows
 from vlmdefense_demo.benchmark.sources import read_source
-from vlmdefense_demo.benchmark.tasks import tasks
+from vlmdefense_demo.benchmark.tasks import OWN, tasks
+from vlmdefense_demo.benchmark.worlds import WORLDS, elsewhere, moved, parse
 from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.ladder import BATCH, INTERACTIVE
 from vlmdefense_demo.models.catalog import load_model
@@ -38,7 +42,8 @@ def run(args: argparse.Namespace) -> Iterator[str]:
         here.wait()
         if not here.speaks:
             return
-    rows = read_rows(*(args.table_only or files(args.file)))
+    given = args.table_only or files(args.file)
+    rows = read_rows(*given)
     if not rows:
         raise InvalidParameter("There are no rows to make a table of.", "Check the path of --file.")
     tables.check_alike(rows)
@@ -46,6 +51,10 @@ def run(args: argparse.Namespace) -> Iterator[str]:
         from vlmdefense_demo.benchmark import figures  # matplotlib is slow to import
 
         yield from (f"wrote {path}\n" for path in figures.write(rows, args.figures))
+    if args.page:
+        from vlmdefense_demo.benchmark import page
+
+        yield from (f"wrote {p}\n" for p in page.write(rows, read_headers(*given), args.page))
     yield FORMATS[args.format](rows)
     if args.format == "markdown":
         yield "\n"
@@ -53,18 +62,42 @@ def run(args: argparse.Namespace) -> Iterator[str]:
 
 
 def _measure(args: argparse.Namespace, here: Place) -> Iterator[str]:
-    plan = plan_of(args)
+    plan, worlds = plan_of(args), parse(args.worlds)
     if not args.images:
         raise InvalidParameter("There are no pictures.", "Name them with --images.")
-    source = read_source(args.images)
+    sources = {name: read_source(where) for name, where in _named(args.images).items()}
     if here.speaks:
-        yield from (f"skipped {key}: {why}\n" for key, why in source.skipped.items())
+        for source in sources.values():
+            yield from (f"skipped {key}: {why}\n" for key, why in source.skipped.items())
     _check_weights(plan, args.model)
     if args.threads:
         torch.set_num_threads(args.threads)
-    mine = here.mine(tasks(source.pictures, args.photos, args.labels))
+    backbone = load_model(args.model, args.device)
+    asked = {name: tasks(s.pictures, args.photos, args.labels) for name, s in sources.items()}
+    home = asked.pop(OWN)
+    far = [task for name, found in asked.items() for task in map(partial(moved, name), found)]
+    for world in worlds:
+        far += elsewhere(world, home, backbone, args.labels)
     rows = Rows(here.file(args.file), files(args.file))
-    measure(plan, load_model(args.model, args.device), mine, rows)
+    rows.begin(header(args, plan, backbone, [*home, *far]))
+    measure(plan, backbone, here.mine(home), rows)
+    if far:
+        measure(plan.abroad(), backbone, here.mine(far), rows)
+
+
+def _named(places: Sequence[str]) -> dict[str, str]:
+    """The first source is the one the table is about; others are called what they are called.
+
+    Raises:
+        InvalidParameter: two of them have one name, or a world's.
+    """
+    names = [OWN, *(Path(place).stem for place in places[1:])]
+    if len(set(names)) < len(names) or set(names) & set(WORLDS):
+        raise InvalidParameter(
+            f"The sources after the first need names of their own, got {', '.join(names[1:])}.",
+            f"Rename the files; {', '.join((OWN, *WORLDS))} are taken.",
+        )
+    return dict(zip(names, places, strict=True))
 
 
 def plan_of(args: argparse.Namespace) -> Plan:

@@ -94,6 +94,7 @@ class Batch:
             yield {
                 "schema": SCHEMA,
                 "key": self._key(group, setting, step, eps, picture.key),
+                "world": scene.task.world,
                 "picture": picture.key,
                 "label": picture.label,
                 "model": scene.backbone.name,

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
 from vlmdefense_demo.attacks.base import Attacker
@@ -140,6 +140,11 @@ class Plan:
     def rungs(self) -> tuple[RungName, ...]:
         """The attackers who know the defence, in the order they climb."""
         return tuple(step for step in self.steps if step in AWARE)
+
+    def abroad(self) -> Plan:
+        """The same in other worlds, where nobody climbs and time is no other."""
+        steps = tuple(step for step in self.steps if step in ("clean", "transfer"))
+        return replace(self, steps=steps)
 
     def attacker(self, eps: float) -> Attacker:
         """The attack at one radius.

@@ -8,7 +8,7 @@ from typing import Any
 
 # Eight photos that ship with the dependencies, a method a paradigm, a short climb.
 QUICK = {
-    "images": "bundled", "defenses": "undefended,fare,rtpt:views=8,ttc", "eps": "4",
+    "images": ["bundled"], "defenses": "undefended,fare,rtpt:views=8,ttc", "eps": "4",
     "steps": "clean,transfer,adaptive,latency", "adaptive_steps": 3, "draws": 1,
     "file": Path("benchmark-quick.jsonl"),
 }  # fmt: skip

@@ -1,19 +1,20 @@
 """Rows of a benchmark: one JSON line each, appended as it is measured.
 
-A row's key names everything that could change it. What was cut off by a kill is measured again.
+A row's key names everything that could change it. What was cut off by a kill is measured again. Before
+the rows of a run stands where and with what they were measured.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vlmdefense_demo.errors import InvalidParameter
 
 Row = dict[str, Any]
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Rows:
@@ -30,20 +31,32 @@ class Rows:
             cut_torn_line(file)
         self.done = {row["key"] for row in read_rows(file, *shared)}
 
+    def begin(self, about: Mapping[str, Any]) -> None:
+        """Write down how what follows is measured, unless it is how what stands there was.
+
+        Raises:
+            InvalidParameter: the file cannot be written.
+        """
+        headers = read_headers(self.file)
+        if not headers or headers[-1] != json.loads(json.dumps(about)):
+            self._append([{"schema": SCHEMA, "about": about}])
+
     def add(self, rows: Iterable[Row]) -> None:
         """Append what is not there yet; each row is on disk before the next one is measured.
 
         Raises:
             InvalidParameter: the file cannot be written, for instance because the disk is full.
         """
+        self._append(row for row in rows if row["key"] not in self.done)
+
+    def _append(self, lines: Iterable[Row]) -> None:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("a", encoding="utf-8") as out:
-                for row in rows:
-                    if row["key"] not in self.done:
-                        out.write(json.dumps(row, ensure_ascii=False) + "\n")
-                        out.flush()
-                        self.done.add(row["key"])
+                for line in lines:
+                    out.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    out.flush()
+                    self.done.add(line.get("key", ""))
         except OSError as error:
             raise InvalidParameter(
                 f"{self.file} cannot be written ({error.strerror}).",
@@ -57,8 +70,20 @@ def read_rows(*files: Path) -> list[Row]:
     for file in files:
         if file.exists():
             for row in _parsed(file.read_text(encoding="utf-8").splitlines()):
-                found.setdefault(row["key"], row)
+                if "key" in row:
+                    found.setdefault(row["key"], row)
     return list(found.values())
+
+
+def read_headers(*files: Path) -> list[dict[str, Any]]:
+    """How what stands in files that exist was measured, in the order it was."""
+    return [
+        line["about"]
+        for file in files
+        if file.exists()
+        for line in _parsed(file.read_text(encoding="utf-8").splitlines())
+        if "about" in line
+    ]
 
 
 def _parsed(lines: Iterable[str]) -> Iterator[Row]:

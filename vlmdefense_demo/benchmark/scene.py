@@ -10,9 +10,11 @@ import torch
 from vlmdefense_demo.benchmark.plan import Plan, Setting
 from vlmdefense_demo.benchmark.remember import Remembering
 from vlmdefense_demo.benchmark.tasks import Task
+from vlmdefense_demo.benchmark.worlds import corrupted
 from vlmdefense_demo.defenses.base import Defender
 from vlmdefense_demo.geometry import LEVELS, Ball
 from vlmdefense_demo.images import fit, read_upload, to_pixels
+from vlmdefense_demo.labels import plain
 from vlmdefense_demo.ladder import Opponent
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
@@ -79,15 +81,16 @@ class Scene:
             return
         how, pictures = self.backbone.preprocess, self.task.pictures
         images = [fit(read_upload(p.data).image, how.size, how.squash) for p in pictures]
-        self.x = self.backbone.place(torch.cat([to_pixels(image) for image in images]))
+        x, ids = torch.cat([to_pixels(image) for image in images]), tuple(p.key for p in pictures)
+        self.x = self.backbone.place(corrupted(x, self.task.world, ids))
         meter = Meter(self.backbone.device)
         with torch.no_grad():
             self.clf = ZeroShotClassifier(
                 self.backbone, self.task.labels, self.plan.template, meter=meter
             )
         self.judge = self.clf.with_backbone(Remembering(self.backbone))
-        right = [self.task.labels.index(p.label) for p in pictures]
+        places = {label.casefold(): i for i, label in enumerate(self.task.labels)}
+        right = [places[plain(p.label).casefold()] for p in pictures]
         self.goal = Goal(torch.tensor(right, device=self.x.device))
-        ids = tuple(p.key for p in pictures)
         self.run = Run(self.seed, ids, "", meter, should_stop=self.should_stop)
         self._ready = True

@@ -12,6 +12,8 @@ from statistics import fmean, median
 from vlmdefense_demo.benchmark.plan import UNDEFENDED
 from vlmdefense_demo.benchmark.rows import Row
 from vlmdefense_demo.benchmark.statistics import Rate, mcnemar, rate, separable
+from vlmdefense_demo.benchmark.tasks import OWN
+from vlmdefense_demo.benchmark.worlds import origin
 from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.request import AWARE
 from vlmdefense_demo.survey import entry
@@ -45,6 +47,8 @@ class Line:
     Args:
         paradigm: of the defence, "none" for the model itself.
         rates: by column; missing where nothing was measured.
+        worlds: by column and world, the source itself first.
+        elsewhere: by column, all worlds but the source itself; several pictures of one are one cluster.
         passes: of one answer, in words.
         ms: the median time of a single picture, None if it was not measured.
     """
@@ -52,6 +56,8 @@ class Line:
     title: str
     paradigm: Paradigm
     rates: dict[Cell, Rate]
+    worlds: dict[Cell, dict[str, Rate]]
+    elsewhere: dict[Cell, Rate]
     passes: str
     ms: float | None
 
@@ -78,11 +84,24 @@ def title(row: Row) -> str:
     return " · ".join([name, *(f"{k} {v}" for k, v in sorted(row["values"].items()))])
 
 
-def columns(rows: Sequence[Row]) -> list[Cell]:
-    """Clean first, then by radius, from the attacker who knows nothing upwards."""
+def columns(rows: Sequence[Row], abroad: bool = False) -> list[Cell]:
+    """Clean first, then by radius, from the attacker who knows nothing upwards.
+
+    Args:
+        abroad: what was measured in other worlds, instead of at the source itself.
+    """
     order = ["clean", "transfer", *AWARE]
-    found = {Cell(r["step"], r["eps"]) for r in rows if r["step"] in order}
+    found = {
+        Cell(r["step"], r["eps"])
+        for r in rows
+        if r["step"] in order and (r["world"] != OWN) == abroad
+    }
     return sorted(found, key=lambda cell: (cell.eps, order.index(cell.step)))
+
+
+def worlds(rows: Sequence[Row]) -> list[str]:
+    """The source itself and where else was asked, in the order of the rows."""
+    return list(dict.fromkeys([OWN, *(row["world"] for row in rows)]))
 
 
 def lines(rows: Sequence[Row]) -> list[Line]:
@@ -95,14 +114,29 @@ def lines(rows: Sequence[Row]) -> list[Line]:
 
 def _line(name: str, rows: Sequence[Row]) -> Line:
     good = [row for row in rows if not row["error"]]
-    rates = {}
-    for cell in columns(good):
-        mine = [r for r in good if (r["step"], r["eps"]) == (cell.step, cell.eps)]
-        rates[cell] = rate((r["picture"], r["standing"]) for r in mine)
-    alone = [r for r in good if r["step"] == "latency"]
-    answers = alone or [r for r in good if r["step"] == "clean"]
+    home = [row for row in good if row["world"] == OWN]
+    rates = {cell: _rate(_of(home, cell)) for cell in columns(home)}
+    by_world: dict[Cell, dict[str, Rate]] = {}
+    elsewhere = {}
+    for cell in columns(good, abroad=True):
+        mine = _of(good, cell)
+        by_world[cell] = {
+            world: _rate([row for row in mine if row["world"] == world]) for world in worlds(mine)
+            if world != OWN or cell in rates
+        }  # fmt: skip
+        elsewhere[cell] = _rate([row for row in mine if row["world"] != OWN])
+    alone = [r for r in home if r["step"] == "latency"]
+    answers = alone or [r for r in home if r["step"] == "clean"]
     ms = 1000 * median(r["s"] for r in alone) if alone else None
-    return Line(name, _paradigm(rows[0]), rates, _passes(answers), ms)
+    return Line(name, _paradigm(rows[0]), rates, by_world, elsewhere, _passes(answers), ms)
+
+
+def _of(rows: Sequence[Row], cell: Cell) -> list[Row]:
+    return [row for row in rows if (row["step"], row["eps"]) == (cell.step, cell.eps)]
+
+
+def _rate(rows: Sequence[Row]) -> Rate:
+    return rate((origin(row["picture"], row["world"]), row["standing"]) for row in rows)
 
 
 def _paradigm(row: Row) -> Paradigm:
@@ -119,19 +153,44 @@ def _passes(rows: Sequence[Row]) -> str:
 
 
 def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """The table's head and its lines, as text."""
-    wanted = columns(rows)
-    head = ["defence", *(cell.title for cell in wanted), "passes", "ms"]
+    """The table's head and its lines, as text: robustness, then generalisation, then overhead.
+
+    Of the other worlds only clean pictures and the hardest attacker there; `abroad` has them all.
+    """
+    wanted, far = columns(rows), columns(rows, abroad=True)
+    far = far[:1] + far[1:][-1:]
+    head = ["defence", *(c.title for c in wanted), *(f"elsewhere, {c.title}" for c in far)]
     body = []
     for line in lines(rows):
-        rates = [line.rates[c].percent() if c in line.rates else "not run" for c in wanted]
+        rates = [_percent(line.rates.get(c)) for c in wanted]
+        rates += [_percent(line.elsewhere.get(c)) for c in far]
         body.append([line.title, *rates, line.passes, "" if line.ms is None else f"{line.ms:.0f}"])
-    return head, body
+    return [*head, "passes", "ms"], body
+
+
+def abroad(rows: Sequence[Row], cell: Cell) -> tuple[list[str], list[list[str]]]:
+    """Head and lines of a table of one column of `cells`, world by world."""
+    names = [w for w in worlds(rows) if any(w in line.worlds.get(cell, {}) for line in lines(rows))]
+    body = [
+        [line.title, *(_percent(line.worlds.get(cell, {}).get(world)) for world in names)]
+        for line in lines(rows)
+    ]
+    return [cell.title, *names], body
+
+
+def _percent(found: Rate | None) -> str:
+    return "not run" if found is None else found.percent()
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table, per cent of all pictures answered rightly, with 95 % intervals."""
-    head, body = cells(rows)
+    """A table, per cent of all pictures answered rightly, with 95 % intervals; one more for each column
+    that was measured in other worlds, too."""
+    tables = [cells(rows), *(abroad(rows, cell) for cell in columns(rows, abroad=True))]
+    return "\n".join(as_markdown(*table) for table in tables)
+
+
+def as_markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Head and lines as a Markdown table."""
     text = [head, ["---"] * len(head), *body]
     return "".join(f"| {' | '.join(line)} |\n" for line in text)
 
@@ -151,14 +210,32 @@ def _escaped(cells: Sequence[str]) -> list[str]:
 
 
 def csv_text(rows: Sequence[Row]) -> str:
-    """A line a rate, in full precision."""
+    """A line a rate and a world, in full precision."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(["defence", "step", "eps", "rate", "low", "high", "n", "passes", "ms"])
+    writer.writerow(["defence", "step", "eps", "world", "rate", "low", "high", "n", "passes", "ms"])
     for line in lines(rows):
-        for cell, r in line.rates.items():
+        found = [(cell, OWN, rate) for cell, rate in line.rates.items()]
+        found += [
+            (cell, world, rate)
+            for cell, by_world in line.worlds.items()
+            for world, rate in by_world.items()
+            if world != OWN
+        ]
+        for cell, world, r in found:
             writer.writerow(
-                [line.title, cell.step, cell.eps, r.value, r.low, r.high, r.n, line.passes, line.ms]
+                [
+                    line.title,
+                    cell.step,
+                    cell.eps,
+                    world,
+                    r.value,
+                    r.low,
+                    r.high,
+                    r.n,
+                    line.passes,
+                    line.ms,
+                ]
             )
     return out.getvalue()
 
@@ -171,9 +248,13 @@ def notes(rows: Sequence[Row]) -> Iterator[str]:
             failed[title(row), row["error"]] += 1
     for (name, error), n in failed.items():
         yield f"{name}: {n} results are errors: {error}"
-    for cell in columns(rows):
-        yield from _ties(rows, cell)
-    n = len({row["picture"] for row in rows})
+    home = [row for row in rows if row["world"] == OWN]
+    for cell in columns(home):
+        yield from _ties(home, cell)
+    far = [world for world in worlds(rows) if world != OWN]
+    if far:
+        yield f"elsewhere is {', '.join(far)}: all their pictures together, those of one picture as one"
+    n = len({row["picture"] for row in home})
     yield f"on {n} pictures differences below {100 * separable(n):.1f} points cannot be separated"
 
 

@@ -11,6 +11,7 @@ from vlmdefense_demo.errors import InvalidLabels
 from vlmdefense_demo.labels import clean_labels, plain
 
 N_LABELS, BATCH = 10, 10
+OWN = "own"
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,20 @@ class Task:
     Args:
         labels: the answers to choose from.
         pictures: at most `BATCH`, each with one of these labels.
+        world: the source itself, or where else its defences are asked; see worlds.py.
     """
 
     labels: tuple[str, ...]
     pictures: tuple[Picture, ...]
+    world: str = OWN
 
 
 def tasks(
-    pictures: Sequence[Picture], n: int | None = None, n_labels: int = N_LABELS, batch: int = BATCH
+    pictures: Sequence[Picture],
+    n: int | None = None,
+    n_labels: int = N_LABELS,
+    batch: int = BATCH,
+    world: str = OWN,
 ) -> list[Task]:
     """The source's words in random groups, and pictures in batches within their group.
 
@@ -54,7 +61,7 @@ def tasks(
         labels = clean_labels(group)
         mine = [p for p in chosen if plain(p.label) in group]
         rows = (tuple(mine[i : i + batch]) for i in range(0, len(mine), batch))
-        found += [Task(labels, row) for row in rows]
+        found += [Task(labels, row, world) for row in rows]
     return found
 
 
