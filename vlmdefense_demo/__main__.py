@@ -108,7 +108,7 @@ def _benchmark(some: Parsers) -> None:
     bench.add_argument("--eps", default="1,2,4", help="radii in /255")
     bench.add_argument(
         "--steps", default="clean,transfer",
-        help="of clean, transfer, white_box, adaptive, black_box, latency",
+        help="of clean, transfer, white_box, adaptive, black_box, latency, gradient",
     )  # fmt: skip
     bench.add_argument("--budget", default="interactive", choices=("interactive", "batch"))
     bench.add_argument("--adaptive-steps", type=int, help="of the adaptive attacker")

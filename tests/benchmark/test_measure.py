@@ -237,3 +237,20 @@ def test_few_views_are_the_first_of_many(backbone):
 def test_a_plan_that_cannot_be_is_refused(plan, change, says):
     with pytest.raises((InvalidParameter, UnknownMethod), match=says):
         plan(**({"attack_values": {}} | change))
+
+
+def test_the_gradient_is_checked_picture_by_picture(plan, backbone, some_tasks, tmp_path):
+    """Eight bits are what a picture has: inactive, which is no question for the model itself."""
+    asked = plan("undefended,bits:bits=8", steps=("gradient",))
+    file = tmp_path / "rows.jsonl"
+    measure(asked, backbone, some_tasks[:2], Rows(file))
+    rows = read_rows(file)
+    n = sum(len(task.pictures) for task in some_tasks[:2])
+    assert len(rows) == 2 * n
+    flags = {
+        id: [row["flags"] for row in rows if row["defense"] == id] for id in ("undefended", "bits")
+    }
+    for alone, same in zip(flags["undefended"], flags["bits"], strict=True):
+        assert same == [*alone, "inactive"]
+        assert "no_gradient" not in alone
+    assert {(r["f"], r["b"]) for r in rows if r["defense"] == "undefended"} == {(5, 1)}

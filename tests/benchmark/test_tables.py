@@ -11,6 +11,7 @@ import pytest
 
 from vlmdefense_demo.__main__ import main
 from vlmdefense_demo.benchmark import tables
+from vlmdefense_demo.benchmark.notes import notes
 from vlmdefense_demo.benchmark.rows import SCHEMA, Rows, read_rows
 from vlmdefense_demo.benchmark.statistics import mcnemar, rate, separable
 from vlmdefense_demo.errors import InvalidParameter
@@ -21,7 +22,7 @@ def row(defense, picture, standing, step="clean", eps=0.0, **more):
     return {
         "schema": SCHEMA, "key": f"{defense}{picture}{step}{eps}{more}", "picture": picture,
         "defense": defense, "values": {}, "step": step, "eps": eps, "standing": standing,
-        "world": "own", "model": "pocket", "conditions": "same", "error": "", "f": 1, "b": 0, "tf": 0, "tb": 0, "s": 0.01,
+        "world": "own", "model": "pocket", "conditions": "same", "error": "", "f": 1, "b": 0, "tf": 0, "tb": 0, "s": 0.01, "flags": [],
     } | more  # fmt: skip
 
 
@@ -105,9 +106,23 @@ def test_latex_escapes_what_has_a_meaning_there():
 
 def test_notes_name_errors_and_ties():
     rows = [*many("ttc", 9, 10), *many("fare", 8, 10), row("rtpt", "p", False, error="no memory")]
-    text = "\n".join(tables.notes(rows))
+    text = "\n".join(notes(rows))
     assert "R-TPT: 1 results are errors: no memory" in text
     assert "TTC cannot be separated from FARE" in text
+
+
+def test_notes_count_flags_and_doubt_attacks_that_are_weak():
+    rows = [
+        *many("ttc", 9, 10, step="gradient", flags=["wrong_gradient"]),
+        *many("fare", 9, 10, step="gradient"),
+        *many("undefended", 5, 10, step="transfer", eps=4.0),
+        *many("ttc", 1, 10, step="transfer", eps=128.0),
+    ]
+    text = "\n".join(notes(rows))
+    assert "TTC: misleading gradient on 10 of 10 pictures" in text
+    assert "FARE: misleading" not in text
+    assert "Undefended: 50.0 [23.7, 76.3] % survive unaware, 4/255: a weak attack (GM1)" in text
+    assert "TTC: 10.0 [1.8, 40.4] % survive unaware, 128/255, which has no bound (GM8)" in text
 
 
 def test_a_full_disk_says_what_to_do_and_keeps_what_is_written(tmp_path, monkeypatch):

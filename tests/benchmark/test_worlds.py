@@ -13,6 +13,7 @@ import torch
 from tests import tiny
 from vlmdefense_demo.__main__ import main
 from vlmdefense_demo.benchmark import tables
+from vlmdefense_demo.benchmark.notes import notes
 from vlmdefense_demo.benchmark.rows import Rows, read_headers, read_rows
 from vlmdefense_demo.benchmark.sources import Picture
 from vlmdefense_demo.benchmark.statistics import rate
@@ -134,7 +135,7 @@ def test_the_table_has_a_column_for_elsewhere_and_one_a_world_below(measured):
         (origin(r["picture"], r["world"]), r["standing"]) for r in far
     )
     assert line.elsewhere[clean].n == 8
-    assert "elsewhere is names, blur" in "\n".join(tables.notes(rows))
+    assert "elsewhere is names, blur" in "\n".join(notes(rows))
 
 
 def test_csv_names_the_world(measured):

@@ -14,6 +14,7 @@ import torch
 from vlmdefense_demo.benchmark import tables
 from vlmdefense_demo.benchmark.header import header
 from vlmdefense_demo.benchmark.measure import measure
+from vlmdefense_demo.benchmark.notes import notes
 from vlmdefense_demo.benchmark.plan import UNDEFENDED, Plan, settings
 from vlmdefense_demo.benchmark.ranks import Place, files, place
 from vlmdefense_demo.benchmark.rows import Rows, read_headers, read_rows
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     yield FORMATS[args.format](rows)
     if args.format == "markdown":
         yield "\n"
-        yield from (f"- {note}\n" for note in tables.notes(rows))
+        yield from (f"- {note}\n" for note in notes(rows))
 
 
 def _measure(args: argparse.Namespace, here: Place) -> Iterator[str]:

@@ -80,7 +80,7 @@ class Batch:
                 raise
             except FAILURES as error:
                 n = len(self.scene.task.pictures)
-                empty = Found(torch.zeros(n, dtype=torch.bool), [Cost()], str(error))
+                empty = Found(torch.zeros(n, dtype=torch.bool), [Cost()], error=str(error))
                 for _, step, eps in self.scene.plan.cells([setting]):
                     yield from self._rows(group, setting, step, eps, empty)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmdefense_demo.benchmark import figures, tables
+from vlmdefense_demo.benchmark.notes import notes
 from vlmdefense_demo.benchmark.plan import UNDEFENDED
 from vlmdefense_demo.benchmark.rows import Row
 from vlmdefense_demo.benchmark.tasks import OWN
@@ -42,7 +43,7 @@ def _lines(
     yield from _origin(rows, headers)
     yield "\n## Answered rightly, per cent of all pictures, with 95 % intervals\n\n"
     yield tables.as_markdown(*tables.cells(rows)) + "\n"
-    yield from (f"- {note}\n" for note in tables.notes(rows))
+    yield from (f"- {note}\n" for note in notes(rows))
     for name, path in pictures.items():
         yield f"\n![{CAPTIONS[name]}]({path})\n\n{CAPTIONS[name]}\n"
     far = tables.columns(rows, abroad=True)
@@ -80,7 +81,7 @@ def _machine(header: Header) -> str:
     machine = header["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in header["versions"].items())
     return (
-        f"{machine['system']}, {machine['device']}, {machine['cores']} cores, {machine['threads']} threads: "
+        f"{machine['system']}, {machine['device']}, {machine['cores']} cores, threads {machine['threads']}: "
         f"{versions}"
     )
 

@@ -23,8 +23,9 @@ from vlmdefense_demo.survey import entry
 from vlmdefense_demo.types import Adaptive, Cost, DefenseResult, Images, RungName
 
 UNDEFENDED = "undefended"
-Step = Literal["clean", "transfer", "white_box", "adaptive", "black_box", "latency"]
+Step = Literal["clean", "transfer", "white_box", "adaptive", "black_box", "latency", "gradient"]
 STEPS: tuple[Step, ...] = get_args(Step)
+WITHOUT_RADIUS: tuple[Step, ...] = ("clean", "latency", "gradient")
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ class Plan:
         attack: of the survey, made once a radius against the undefended model, at full budget.
         attack_values: its parameters in display units, without the radius.
         eps: radii in grey levels, ascending.
-        steps: "clean", "transfer", the attackers who know the defence, in the order they climb, and
-            "latency", the time of a single picture.
+        steps: "clean", "transfer", the attackers who know the defence, in the order they climb,
+            "latency", the time of a single picture, and "gradient", the checks of masking.py.
         budget: of those attackers.
         seeds: of all draws; several make several rows a picture.
     """
@@ -166,7 +167,7 @@ class Plan:
         """What a batch must have of a group, radius 0 where none matters."""
         found: list[tuple[Setting, Step, float]] = []
         for setting in group:
-            found += [(setting, step, 0.0) for step in ("clean", "latency") if step in self.steps]
+            found += [(setting, step, 0.0) for step in WITHOUT_RADIUS if step in self.steps]
             found += [
                 (setting, step, eps)
                 for eps in self.eps
@@ -178,7 +179,7 @@ class Plan:
     def conditions(self, step: Step) -> dict[str, Any]:
         """What all rows of a step have in common, whatever the defence; a table mixes no two of them."""
         about: dict[str, Any] = {"template": self.template}
-        if step not in ("clean", "latency"):
+        if step not in WITHOUT_RADIUS:
             about["attack"] = {self.attack: self.attack_values}
         if step in AWARE:
             # Radii build on one another, and so do the attackers.

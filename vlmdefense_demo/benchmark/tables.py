@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
 from vlmdefense_demo.benchmark.plan import UNDEFENDED
 from vlmdefense_demo.benchmark.rows import Row
-from vlmdefense_demo.benchmark.statistics import Rate, mcnemar, rate, separable
+from vlmdefense_demo.benchmark.statistics import Rate, rate
 from vlmdefense_demo.benchmark.tasks import OWN
 from vlmdefense_demo.benchmark.worlds import origin
 from vlmdefense_demo.errors import InvalidParameter
@@ -238,39 +238,3 @@ def csv_text(rows: Sequence[Row]) -> str:
                 ]
             )
     return out.getvalue()
-
-
-def notes(rows: Sequence[Row]) -> Iterator[str]:
-    """What a reader must know beside the table: errors, ties, and what n cannot tell apart."""
-    failed: dict[tuple[str, str], int] = defaultdict(int)
-    for row in rows:
-        if row["error"]:
-            failed[title(row), row["error"]] += 1
-    for (name, error), n in failed.items():
-        yield f"{name}: {n} results are errors: {error}"
-    home = [row for row in rows if row["world"] == OWN]
-    for cell in columns(home):
-        yield from _ties(home, cell)
-    far = [world for world in worlds(rows) if world != OWN]
-    if far:
-        yield f"elsewhere is {', '.join(far)}: all their pictures together, those of one picture as one"
-    n = len({row["picture"] for row in home})
-    yield f"on {n} pictures differences below {100 * separable(n):.1f} points cannot be separated"
-
-
-def _ties(rows: Sequence[Row], cell: Cell) -> Iterator[str]:
-    """The best defence of a column, and those that the pictures, in their first draw, do not separate."""
-    outcomes: dict[str, dict[str, bool]] = defaultdict(dict)
-    for row in rows:
-        if (row["step"], row["eps"]) == (cell.step, cell.eps) and not row["error"]:
-            outcomes[title(row)].setdefault(row["picture"], row["standing"])
-    if len(outcomes) < 2:
-        return
-    best = max(outcomes, key=lambda name: fmean(outcomes[name].values()))
-    others = [
-        name
-        for name, found in outcomes.items()
-        if name != best and not mcnemar(outcomes[best], found).differ
-    ]
-    if others:
-        yield f"{cell.title}: {best} cannot be separated from {', '.join(others)}"

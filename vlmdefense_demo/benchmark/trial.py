@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vlmdefense_demo.benchmark.plan import Setting, Step
+from vlmdefense_demo import masking
+from vlmdefense_demo.benchmark.plan import UNDEFENDED, Setting, Step
 from vlmdefense_demo.benchmark.scene import Scene
 from vlmdefense_demo.defenses.base import Defender
-from vlmdefense_demo.run import Meter
-from vlmdefense_demo.types import Cost, Images, RungName
+from vlmdefense_demo.judging import predict
+from vlmdefense_demo.run import Meter, Run
+from vlmdefense_demo.types import Cost, Images, Logits, RungName
 
 REPEATS = 3
 # Picture of the batch -> (radius, an image of it that got past a defence).
@@ -29,15 +32,17 @@ class Found:
     Args:
         standing: (B,) whether each picture is still answered rightly after this step and those before.
         costs: one a picture, or one that all of them share.
+        flags: one tuple a picture, or none.
         error: why there is nothing, "" if there is.
     """
 
     standing: Tensor
     costs: Sequence[Cost]
+    flags: Sequence[tuple[str, ...]] = ()
     error: str = ""
 
-    def each(self) -> Iterator[dict[str, float]]:
-        """What a picture took: passes of the image and the text tower, seconds."""
+    def each(self) -> Iterator[dict[str, Any]]:
+        """What a picture took, passes of the image and the text tower and seconds, and its flags."""
         share = len(self.costs) / len(self.standing)
         for i in range(len(self.standing)):
             cost = self.costs[min(i, len(self.costs) - 1)]
@@ -45,6 +50,7 @@ class Found:
                 "f": share * cost.image_forward, "b": share * cost.image_backward,
                 "tf": share * cost.text_forward, "tb": share * cost.text_backward,
                 "s": round(share * cost.seconds, 4),
+                "flags": list(self.flags[i]) if self.flags else [],
             }  # fmt: skip
 
 
@@ -75,6 +81,8 @@ class Trial:
             yield "clean", 0.0, Found(clean, [cost])
         if "latency" in plan.steps:
             yield "latency", 0.0, Found(clean, self._alone())
+        if "gradient" in plan.steps:
+            yield "gradient", 0.0, self._gradient(clean)
         standing = dict.fromkeys(plan.rungs, clean)
         for eps in plan.eps:
             if "transfer" not in plan.steps and not plan.rungs:
@@ -131,6 +139,27 @@ class Trial:
             run, x = scene.run.select([i]).child("judge"), scene.x[i : i + 1]
             costs.append(_timed(partial(self.method, scene.clf, x, run=run), scene.clf.meter))
         return costs
+
+    def _gradient(self, clean: Tensor) -> Found:
+        """GM2, GM3, GM5 and GM11, picture by picture: many views of a batch may not fit into memory."""
+        scene, costs, flags = self.scene, [], []
+        for i in range(len(scene.x)):
+            run, x = scene.run.select([i]).child("judge"), scene.x[i : i + 1]
+            goal = scene.goal.select(torch.tensor([i]))
+            answer = partial(self._answer, run)
+            with scene.clf.meter.stage() as cost:
+                found = masking.slope(answer, x, goal).flags()
+                with torch.no_grad():
+                    [own] = predict(scene.task.labels, answer(x))
+                    [bare] = predict(scene.task.labels, scene.judge(x))
+            costs.append(cost)
+            if self.setting.id != UNDEFENDED:  # which is what others are compared with
+                found += masking.inactive(own, bare)
+            flags.append(found + masking.probabilities(own))
+        return Found(clean, costs, flags)
+
+    def _answer(self, run: Run, x: Images) -> Logits:
+        return self.method(self.scene.clf, x, run=run).logits
 
 
 def _timed(answer: Callable[[], object], meter: Meter) -> Cost:

@@ -15,6 +15,7 @@ import gradio as gr
 
 from vlmdefense_demo.benchmark import figures, tables
 from vlmdefense_demo.benchmark.measure import measuring
+from vlmdefense_demo.benchmark.notes import notes
 from vlmdefense_demo.benchmark.plan import UNDEFENDED, Plan, Setting
 from vlmdefense_demo.benchmark.rows import Row, Rows, read_rows
 from vlmdefense_demo.benchmark.sources import BUNDLED_NAME, read_source
@@ -199,8 +200,8 @@ def _end(site: Site, rows: Sequence[Row], file: Path, words: str, failed: bool) 
     pictures = "".join(
         _figure(path) for path in figures.write(rows, file.parent) if path.stem in SHOWN
     )
-    notes = "".join(f"<li>{escape(note)}</li>" for note in tables.notes(rows))
-    body = f'{_table(rows)}<ul class="vd-caption">{notes}</ul><div class="bench">{pictures}</div>'
+    said = "".join(f"<li>{escape(note)}</li>" for note in notes(rows))
+    body = f'{_table(rows)}<ul class="vd-caption">{said}</ul><div class="bench">{pictures}</div>'
     csv = site.outbox.put(tables.csv_text(rows).encode(), "benchmark.csv")
     jsonl = site.outbox.put(file.read_bytes(), "benchmark.jsonl")
     return _state(words, body, failed=failed, files=(jsonl, csv))
