@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import gradio as gr
 import huggingface_hub
 from starlette.middleware import Middleware
 
@@ -19,23 +20,26 @@ from vlmdefense_demo.errors import DemoError
 from vlmdefense_demo.models.catalog import ASSETS, LOCAL, MODELS, load_model
 from vlmdefense_demo.ui.guard import Guard
 from vlmdefense_demo.ui.handlers import Site
+from vlmdefense_demo.ui.languages import Languages
 from vlmdefense_demo.ui.layout import build, theme
 from vlmdefense_demo.ui.lecture import STYLE, head
 
 logger = logging.getLogger("vlmdefense_demo.app")
 
 
-def launch_options(lecture: bool = False) -> dict[str, Any]:
+def launch_options(lecture: bool = False, page: gr.Blocks | None = None) -> dict[str, Any]:
     """What `launch` needs besides an address; tests use the same.
 
     Args:
         lecture: open every visit with the lecture.
+        page: what is launched, `demo` if not given.
     """
+    languages = Middleware(Languages, page=page or demo)
     return {
         "theme": theme(),
         "css_paths": [ASSETS / "style.css", STYLE],
         "head": head(lecture),
-        "app_kwargs": {"middleware": [Middleware(Guard)]},
+        "app_kwargs": {"middleware": [Middleware(Guard), languages]},
         "max_file_size": "8mb",
         "footer_links": ["api", "settings"],
         "run_history": False,
@@ -88,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = Site(args.device, args.model)
     page = demo if (args.device, args.model) == (site.device, site.model) else build(chosen)
     threading.Thread(target=warm_up, args=(chosen,), daemon=True).start()
-    page.launch(server_name=args.host, server_port=args.port, **launch_options(args.lecture))
+    page.launch(server_name=args.host, server_port=args.port, **launch_options(args.lecture, page))
 
 
 site = Site()

@@ -68,7 +68,7 @@
     }
     veil(slide);
     const right = options.find((option) => "right" in option.dataset);
-    say(`Measured: ${right.textContent}`);
+    say(view().dataset.measured.replace("{}", () => right.textContent));
     slide.querySelector("h2").focus();
   }
 

@@ -15,7 +15,7 @@ from tests import tiny
 from vlmdefense_demo.errors import InvalidImage
 from vlmdefense_demo.images import to_png
 from vlmdefense_demo.ui import bench
-from vlmdefense_demo.ui.bench import BUNDLED_WORDS, ZIP_WORDS, Asked, asked
+from vlmdefense_demo.ui.bench import BUNDLED, ZIP, Asked, asked
 
 NONE = {"file": None, "photos": 2, "eps": (4.0,), "knows": False, "defenses": {}}
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -78,9 +78,9 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(site, pocket, change, say
 
 def test_a_zip_is_asked_for(tmp_path):
     with pytest.raises(InvalidImage, match="no zip"):
-        asked([ZIP_WORDS, None, 8, ["4"], False], {})
-    assert asked([BUNDLED_WORDS, "left over.zip", 8, ["4", "1"], True], {}).file is None
-    assert asked([ZIP_WORDS, "a.zip", 8, ["4", "1"], True], {}).eps == (1.0, 4.0)
+        asked([ZIP, None, 8, ["4"], False], {})
+    assert asked([BUNDLED, "left over.zip", 8, ["4", "1"], True], {}).file is None
+    assert asked([ZIP, "a.zip", 8, ["4", "1"], True], {}).eps == (1.0, 4.0)
 
 
 def test_stop_keeps_what_was_measured(site, pocket, stop_at):

@@ -51,7 +51,7 @@ def everything(labels: tuple[str, ...]) -> dict[str, str]:
         "defence": cards.defence(stories.defended("fare", labels, notes=hostile), order),
         "error": cards.defence(stories.defended("fare", labels, error=labels[0]), order),
         "device": cards.defence(stories.defended("ttc", labels), order),
-        "placeholder": cards.placeholder("fare", labels[0], labels[1]),
+        "placeholder": cards.placeholder("fare", "queued", labels[0] + labels[1]),
         "status": handlers.status(labels[0] + labels[1]),
     }
 

@@ -189,6 +189,29 @@ def test_switches_of_the_page_are_no_recipe_and_no_trouble():
     assert read("?v=1&view=lecture&__theme=dark&lang=de").left_out == ()
 
 
+@pytest.mark.parametrize("code", ["en", "zh", "de"])
+def test_the_language_travels(code):
+    query = write_link(FULL, "lion", code)
+    assert query.startswith("?v=1&")
+    assert query.endswith(f"&lang={code}")
+    link = read(query)
+    assert (link.language, link.left_out) == (code, ())
+    assert link.recipe == read(write_link(FULL, "lion")).recipe
+
+
+def test_a_link_that_names_no_language_leaves_it_to_the_browser():
+    assert "lang" not in write_link(FULL, "lion")
+    assert read(write_link(FULL, "lion")).language == ""
+
+
+@pytest.mark.parametrize("code", ["xx", "DE", "", "de,en", "<b>"])
+def test_a_language_that_is_not_here_is_left_out_and_named(code):
+    link = read(f"?v=1&attack=fgsm&lang={code}")
+    assert link.language == ""
+    assert link.left_out == (f"Unknown language {code!r}.",)
+    assert link.recipe.attack == "fgsm"
+
+
 def test_a_picture_of_ones_own_is_named_as_missing():
     link = read(write_link(FRESH, OWN))
     assert link.picture == OWN

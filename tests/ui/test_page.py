@@ -9,8 +9,8 @@ from PIL import Image
 
 from tests.ui import stories
 from vlmdefense_demo.survey import entry, first
-from vlmdefense_demo.ui import text
 from vlmdefense_demo.ui.layout import STORY
+from vlmdefense_demo.ui.words import ENGLISH
 
 pytestmark = pytest.mark.browser
 
@@ -35,8 +35,8 @@ def order_on_page(page) -> list[str]:
 
 
 def test_first_paint_shows_title_and_a_finished_story_without_a_click(page):
-    assert page.tab.title() == text.TITLE
-    assert page.text("#title h1") == text.TITLE
+    assert page.tab.title() == ENGLISH("title")
+    assert page.text("#title h1") == ENGLISH("title")
     assert page("#gallery .thumbnail-item").count() == 8
     assert page.script("document.body.classList.contains('stale')") is False
     assert page("#go").is_enabled()

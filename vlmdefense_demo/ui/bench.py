@@ -20,25 +20,22 @@ from vlmdefense_demo.benchmark.plan import UNDEFENDED, Plan, Setting
 from vlmdefense_demo.benchmark.rows import Row, Rows, read_rows
 from vlmdefense_demo.benchmark.sources import BUNDLED_NAME, read_source
 from vlmdefense_demo.benchmark.tasks import tasks
-from vlmdefense_demo.errors import DemoError, InvalidImage
+from vlmdefense_demo.errors import Cancelled, DemoError, InvalidImage
 from vlmdefense_demo.ladder import INTERACTIVE
 from vlmdefense_demo.run import Progress
 from vlmdefense_demo.spec import shown
 from vlmdefense_demo.ui.events import Controls
-from vlmdefense_demo.ui.handlers import Site, status
+from vlmdefense_demo.ui.handlers import Site
+from vlmdefense_demo.ui.telling import status
+from vlmdefense_demo.ui.words import ENGLISH, Words, language_of, refused, said, spoken, tell
 from vlmdefense_demo.ui.worker import Step
 
 logger = logging.getLogger(__name__)
 MOST = 64
 RADII = (1, 2, 4)
 BUDGET = replace(INTERACTIVE, adaptive_steps=10, draws=2)
-BUNDLED_WORDS, ZIP_WORDS = "The example photos", "A zip of mine"
-NOTE = (
-    "Measures the defences ticked above, at their settings, against PGD with ten steps on every "
-    "picture; all rates with 95 % intervals. One who knows a defence gets ten steps with two draws each, "
-    "which takes far longer. A zip holds a folder a class, named with its word; up to 8 MB."
-)
-SHOWN = {"curves": "Accuracy over the radius", "trade": "Clean against attacked"}
+BUNDLED, ZIP = SOURCES = ("bundled", "zip")
+SHOWN = ("curves", "trade")
 Update = tuple[Any, ...]
 
 
@@ -105,31 +102,33 @@ def _moved(id: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def tab() -> Bench:
     """The tab, with nothing measured."""
     it = Bench()
-    gr.HTML(f'<p class="vd-caption">{NOTE}</p>')
+    gr.HTML(said(lambda words: f'<p class="vd-caption">{words("bench.note")}</p>'))
     with gr.Row(elem_id="bench-asked"):
         it.source = gr.Radio(
-            [BUNDLED_WORDS, ZIP_WORDS],
-            value=BUNDLED_WORDS,
-            label="Pictures",
+            [(tell(f"bench.{source}"), source) for source in SOURCES],
+            value=BUNDLED,
+            label=tell("bench.pictures"),
             elem_id="bench-source",
         )
         it.file = gr.File(
             file_types=[".zip"], label="zip", height=110, visible=False, elem_id="bench-file"
         )
-        it.photos = gr.Slider(2, MOST, 8, step=1, label="How many, at most", elem_id="bench-photos")
+        it.photos = gr.Slider(2, MOST, 8, step=1, label=tell("bench.many"), elem_id="bench-photos")
         it.eps = gr.CheckboxGroup(
-            [str(e) for e in RADII], value=["1", "4"], label="ε of 255 levels", elem_id="bench-eps"
+            [str(e) for e in RADII], value=["1", "4"], label=tell("eps"), elem_id="bench-eps"
         )
-        it.knows = gr.Checkbox(False, label="also an attacker who knows", elem_id="bench-knows")
+        it.knows = gr.Checkbox(False, label=tell("bench.aware"), elem_id="bench-knows")
     with gr.Row():
-        it.go = gr.Button("Measure", elem_id="bench-go", scale=2)
-        it.stop = gr.Button("Stop", interactive=False, elem_id="bench-stop", scale=1)
+        it.go = gr.Button(tell("bench.go"), elem_id="bench-go", scale=2)
+        it.stop = gr.Button(tell("stop"), interactive=False, elem_id="bench-stop", scale=1)
     it.status = gr.HTML("", elem_id="bench-status")
     it.table = gr.HTML("", elem_id="bench-table")
     with gr.Row():
-        it.csv = gr.DownloadButton("Table .csv", interactive=False, size="sm", elem_id="bench-csv")
+        it.csv = gr.DownloadButton(
+            tell("bench.csv"), interactive=False, size="sm", elem_id="bench-csv"
+        )
         it.rows = gr.DownloadButton(
-            "Rows .jsonl", interactive=False, size="sm", elem_id="bench-rows"
+            tell("bench.rows"), interactive=False, size="sm", elem_id="bench-rows"
         )
     return it
 
@@ -140,18 +139,21 @@ def connect(page: Controls, site: Site) -> None:
     hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
     def start(values: Mapping[Any, Any], request: gr.Request) -> Iterator[Update]:
+        words = language_of(request)
         try:
             wanted = asked([values[widget] for widget in it.asked()], page.form(values).defenses)
         except DemoError as error:
-            yield _state(str(error), "", failed=True)
+            yield spoken(_state(refused(error), "", failed=True), words)
             return
-        yield from measured(site, values[page.model], wanted, f"{request.session_hash}/bench")
+        session = f"{request.session_hash}/bench"
+        for update in measured(site, values[page.model], wanted, session):
+            yield spoken(update, words)
 
     def stop(request: gr.Request) -> None:
         site.worker.stop(f"{request.session_hash}/bench")
 
     it.source.input(
-        lambda source: gr.update(visible=source == ZIP_WORDS),
+        lambda source: gr.update(visible=source == ZIP),
         it.source,
         it.file,
         queue=False,
@@ -165,7 +167,7 @@ def connect(page: Controls, site: Site) -> None:
 
 def measured(site: Site, model: str, asked: Asked, session: str) -> Iterator[Update]:
     """Stream one measurement: status, table, both buttons, both files."""
-    yield _state("Reading the pictures …", "", running=True)
+    yield _state(tell("bench.reading"), "", running=True)
     with tempfile.TemporaryDirectory() as folder:
         rows = Rows(Path(folder) / "rows.jsonl")
 
@@ -178,62 +180,73 @@ def measured(site: Site, model: str, asked: Asked, session: str) -> Iterator[Upd
             for done, _ in enumerate(measuring(plan, backbone, found, rows, stopped), 1):
                 yield done, total
 
-        words, failed = "Done.", False
+        sentence, failed = tell("done"), False
         try:
             for event in site.worker.stream(session, job):
                 if not isinstance(event, Step):
-                    yield _state(
-                        "{} of {} parts …".format(*event), _table(_read(rows)), running=True
-                    )
+                    done, total = event
+                    so_far = tell("bench.progress", done=done, total=total)
+                    yield _state(so_far, _grown(_read(rows)), running=True)
         except DemoError as error:
-            words, failed = str(error), str(error) != "Stopped."
+            sentence, failed = refused(error), not isinstance(error, Cancelled)
         except Exception:
             logger.exception("a measurement failed")
-            words, failed = "Something broke inside the demo; the log has the details.", True
-        yield _end(site, _read(rows), rows.file, words, failed)
+            sentence, failed = tell("status.broke"), True
+        yield _end(site, _read(rows), rows.file, sentence, failed)
 
 
-def _end(site: Site, rows: Sequence[Row], file: Path, words: str, failed: bool) -> Update:
+def _end(site: Site, rows: Sequence[Row], file: Path, sentence: str, failed: bool) -> Update:
     """What was measured up to here, with its figures and files."""
     if not rows:
-        return _state(words, "", failed=failed)
-    pictures = "".join(
-        _figure(path) for path in figures.write(rows, file.parent) if path.stem in SHOWN
-    )
-    said = "".join(f"<li>{escape(note)}</li>" for note in notes(rows))
-    body = f'{_table(rows)}<ul class="vd-caption">{said}</ul><div class="bench">{pictures}</div>'
+        return _state(sentence, "", failed=failed)
+    files = figures.write(rows, file.parent)
+    drawn = {path.stem: b64encode(path.read_bytes()).decode() for path in files}
+    listed = "".join(f"<li>{escape(note)}</li>" for note in notes(rows))
+
+    def body(words: Words) -> str:
+        pictures = "".join(_figure(name, drawn[name], words) for name in SHOWN if name in drawn)
+        return (
+            f'{_table(rows, words)}<ul class="vd-caption"{words.foreign}>{listed}</ul>'
+            f'<div class="bench">{pictures}</div>'
+        )
+
     csv = site.outbox.put(tables.csv_text(rows).encode(), "benchmark.csv")
     jsonl = site.outbox.put(file.read_bytes(), "benchmark.jsonl")
-    return _state(words, body, failed=failed, files=(jsonl, csv))
+    return _state(sentence, said(body), failed=failed, files=(jsonl, csv))
 
 
 def _read(rows: Rows) -> list[Row]:
     return read_rows(rows.file)
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _grown(rows: Sequence[Row]) -> str:
+    return said(lambda words: _table(rows, words))
+
+
+def _table(rows: Sequence[Row], words: Words = ENGLISH) -> str:
+    """Heads and cells are those of the file, in English."""
     if not rows:
         return ""
     head, body = tables.cells(rows)
-    top = "".join(f'<th scope="col">{escape(words)}</th>' for words in head)
+    top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     lines = "".join(
         f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(c)}</td>" for c in rest)}</tr>'
         for first, *rest in body
     )
     return (
-        '<div class="bench-scroll" tabindex="0" role="region" aria-label="What was measured"><table '
-        'class="bench"><caption>answered rightly, per cent of all pictures</caption>'
+        f'<div class="bench-scroll" tabindex="0" role="region" aria-label="{words("bench.what")}">'
+        f'<table class="bench"><caption>{words("bench.caption")}</caption>'
         f"<thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>"
     )
 
 
-def _figure(path: Path) -> str:
-    data = b64encode(path.read_bytes()).decode()
-    return f'<img alt="{SHOWN[path.stem]}: the numbers stand in the table" src="data:image/png;base64,{data}">'
+def _figure(name: str, data: str, words: Words) -> str:
+    alt = words("bench.alt", figure=words(f"bench.{name}"))
+    return f'<img alt="{alt}" src="data:image/png;base64,{data}">'
 
 
 def _state(
-    words: str,
+    text: str,
     body: str,
     *,
     running: bool = False,
@@ -243,7 +256,7 @@ def _state(
     kept = files or (None, None)
     buttons = [gr.DownloadButton(value=file, interactive=file is not None) for file in kept]
     return (
-        status(words, failed=failed), body, gr.Button(interactive=not running),
+        status(text, failed=failed), body, gr.Button(interactive=not running),
         gr.Button(interactive=running), *buttons,
     )  # fmt: skip
 
@@ -255,8 +268,8 @@ def asked(values: Sequence[Any], defenses: Mapping[str, Mapping[str, Any]]) -> A
         InvalidImage: a zip of one's own is wanted and none is there.
     """
     source, file, photos, eps, knows = values
-    if source == ZIP_WORDS and not file:
+    if source == ZIP and not file:
         raise InvalidImage("There is no zip.", "Upload one, or take the example photos.")
     radii = tuple(sorted(float(e) for e in eps))
-    own = file if source == ZIP_WORDS else None
+    own = file if source == ZIP else None
     return Asked(own, int(photos), radii, bool(knows), defenses)

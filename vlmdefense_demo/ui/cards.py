@@ -1,5 +1,7 @@
 """Cards as HTML. Built here, in Python, with every piece of user text escaped.
 
+Every function takes the language of its words, and escapes those of a person.
+
 Each row's bar has the same classes in the same order on every card: the right answer, the answer
 the attack reached on the undefended model, a third, and the rest.
 """
@@ -11,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
 
-from vlmdefense_demo.flags import FLAGS
 from vlmdefense_demo.stories.facts import percent
-from vlmdefense_demo.survey import PARADIGMS, entry
+from vlmdefense_demo.survey import entry
 from vlmdefense_demo.types import (
     AttackReport,
     Card,
@@ -21,12 +22,15 @@ from vlmdefense_demo.types import (
     Paradigm,
     Prediction,
     Rung,
+    RungName,
     Verdict,
 )
-from vlmdefense_demo.ui import text
 from vlmdefense_demo.ui.details import more
+from vlmdefense_demo.ui.words import ENGLISH, Words
 
 SWATCHES = ("right", "wrong", "third")
+SYMBOLS: dict[Verdict, str] = {"held": "✓", "fooled": "✗", "wrong_clean": "~"}
+RUNGS: tuple[RungName, ...] = ("transfer", "white_box", "adaptive", "black_box")
 
 
 def class_order(card: Card) -> tuple[str, ...]:
@@ -44,89 +48,97 @@ def ranked(prediction: Prediction) -> list[tuple[str, float]]:
     return sorted(pairs, key=lambda pair: -pair[1])
 
 
-def undefended(card: Card, order: Sequence[str], waiting: str = "attacking …") -> str:
+def undefended(
+    card: Card, order: Sequence[str], waiting: str = "attacking", words: Words = ENGLISH
+) -> str:
     """The reference line above the three columns; `waiting` stands where there is no verdict."""
-    chip = _chip(card) if card.attacked else waiting_chip(waiting)
-    attacked = _answer("attacked", card.attacked, card.right, order) if card.attacked else ""
-    device = escape(card.device)
+    chip = _chip(card, words) if card.attacked else waiting_chip(words(waiting))
+    clean = _answer(words("clean"), card.clean, card.right, order)
+    attacked = _answer(words("attacked"), card.attacked, card.right, order)
+    name, note = words("undefended"), words("undefended.note")
     return (
-        f'<article class="card wide none result" aria-label="Undefended">'
-        f'<header><div><h3>Undefended</h3><span class="venue">the model as it is</span></div>'
-        f"</header>{_answer('clean', card.clean, card.right, order)}{attacked or '<div></div>'}"
-        f'<div class="tail">{cost_line(card.cost, None, device)}{chip}</div></article>'
-        f"{_legend(order)}"
+        f'<article class="card wide none result" aria-label="{name}">'
+        f'<header><div><h3>{name}</h3><span class="venue">{note}</span></div>'
+        f"</header>{clean}{attacked or '<div></div>'}"
+        f'<div class="tail">{cost_line(card.cost, None, escape(card.device))}{chip}</div></article>'
+        f"{_legend(order, words)}"
     )
 
 
-def defence(card: Card, order: Sequence[str]) -> str:
+def defence(card: Card, order: Sequence[str], words: Words = ENGLISH) -> str:
     """One finished defence: what it answered, who was tried, what it cost."""
     row = entry(card.method)
     if card.error:
-        body = f'<p class="error">{escape(card.error)}</p>'
+        body = f'<p class="error">{escape(words.refusals(card.error))}</p>'
+        chip = f'<span class="chip failed">{words("did_not_run")}</span>'
     else:
         body = (
-            _answer("clean", card.clean, card.right, order)
-            + _answer("attacked", card.attacked, card.right, order)
-            + _aware(card, order)
-            + _ladder(card)
+            _answer(words("clean"), card.clean, card.right, order)
+            + _answer(words("attacked"), card.attacked, card.right, order)
+            + _aware(card, order, words)
+            + _ladder(card, words)
             + cost_line(card.cost, card.slowdown, escape(card.device))
-            + _warnings(card.flags, row.flags)
-            + more(card)
+            + _warnings(card.flags, words, row.flags)
+            + more(card, words)
         )
+        chip = _chip(card, words)
     verdict = _overall(card)
-    label = f"{row.title}: {text.VERDICTS[verdict][1]}" if verdict else row.title
-    chip = '<span class="chip failed">did not run</span>' if card.error else _chip(card)
+    label = f"{row.title}: {words(verdict)}" if verdict else row.title
     return (
         f'<article class="card {card.paradigm} result" aria-label="{escape(label)}">'
         f"{header(card.method, chip)}{body}</article>"
     )
 
 
-def slide(card: Card, order: Sequence[str]) -> str:
+def slide(card: Card, order: Sequence[str], words: Words = ENGLISH) -> str:
     """A card for the back row: both answers and the cost, against who does not know the defence."""
     return (
-        f'<article class="card {card.paradigm}"><header><h3>{escape(card.title)}</h3>'
-        f"{_chip(replace(card, ladder=()))}</header>"
-        + _answer("clean", card.clean, card.right, order)
-        + _answer("attacked", card.attacked, card.right, order)
+        f'<article class="card {card.paradigm}"><header><h3>{escape(title(card, words))}</h3>'
+        f"{_chip(replace(card, ladder=()), words)}</header>"
+        + _answer(words("clean"), card.clean, card.right, order)
+        + _answer(words("attacked"), card.attacked, card.right, order)
         + cost_line(card.cost, card.slowdown, escape(card.device))
         + "</article>"
     )
 
 
-def placeholder(method: str, words: str, hint: str = "") -> str:
-    """A defence that is off, queued or running."""
+def title(card: Card, words: Words = ENGLISH) -> str:
+    """A method's name; that of the undefended model is a word of the page."""
+    return words("undefended") if card.method == "undefended" else card.title
+
+
+def placeholder(method: str, state: str, hint: str = "", words: Words = ENGLISH) -> str:
+    """A defence that is off, queued or running: `state` is the key of its word."""
     row = entry(method)
-    note = f'<p class="hint">{escape(hint or row.idea)}</p>'
+    note = escape(words.refusals(hint)) if hint else words.english(row.idea)
     return (
         f'<article class="card {row.paradigm}" aria-label="{escape(row.title)}">'
-        f"{header(method, waiting_chip(words))}{note}</article>"
+        f'{header(method, waiting_chip(words(state)))}<p class="hint">{note}</p></article>'
     )
 
 
-def greyed(reasons: Mapping[str, str]) -> str:
+def greyed(reasons: Mapping[str, str], words: Words = ENGLISH) -> str:
     """Defences that cannot be ticked for this model, each with the reason."""
     if not reasons:
         return ""
     names = ", ".join(
-        f'<span title="{escape(why)}">{escape(entry(id).title)}</span>'
+        f'<span title="{escape(words.refusals(why))}">{escape(entry(id).title)}</span>'
         for id, why in reasons.items()
     )
-    why = escape(next(iter(reasons.values())).partition(". ")[0])
-    some = why if len(reasons) == 1 else "no weights for this model"
-    return f'<p class="greyed">Not here: {names} ({some}).</p>'
+    why = next(iter(reasons.values())).partition(". ")[0]
+    why = words.refusal(f"{why}.").rstrip(".。") if len(reasons) == 1 else words("greyed.weights")
+    return f'<p class="greyed">{words("greyed", names=names, why=escape(why))}</p>'
 
 
-def paradigm_head(paradigm: Paradigm) -> str:
+def paradigm_head(paradigm: Paradigm, words: Words = ENGLISH) -> str:
     """Symbol, name and price in words."""
-    name, price = PARADIGMS[paradigm]
     return (
         f'<div class="vd-head {paradigm}"><h2><span class="mark {paradigm}" aria-hidden="true">'
-        f"</span>{name}</h2><p>{price}</p></div>"
+        f"</span>{words(paradigm)}</h2><p>{words(f'{paradigm}.price')}</p></div>"
     )
 
 
-def verdict(card: Card, badge: str) -> str:
+def verdict(card: Card, badge: str, words: Words = ENGLISH) -> str:
     """The headline and the facts of the delivered file."""
     report = card.attack
     if card.clean is None:
@@ -136,45 +148,57 @@ def verdict(card: Card, badge: str) -> str:
         return f'<section class="verdict result"><h2>{first} → …</h2></section>'
     kind = "to" if card.attacked.label != card.clean.label else "stays"
     second = f"{escape(card.attacked.label)} {_percent(card.attacked.prob)}"
-    facts = "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in _facts(card, report))
-    note = f'<span class="badge">{escape(badge)}</span>' if badge else ""
+    facts = "".join(
+        f"<dt>{words(f'verdict.{k}')}</dt><dd>{v}</dd>" for k, v in _facts(card, report, words)
+    )
+    note = f'<span class="badge">{escape(_badge(badge, words))}</span>' if badge else ""
     return (
         f'<section class="verdict result">{note}<h2>{first} →'
-        f'<span class="{kind}">{second}</span></h2><dl>{facts}</dl>{_warnings(card.flags)}</section>'
+        f'<span class="{kind}">{second}</span></h2><dl>{facts}</dl>{_warnings(card.flags, words)}</section>'
     )
 
 
-def _facts(card: Card, report: AttackReport) -> list[tuple[str, str]]:
-    psnr = "identical" if report.psnr is None else f"{report.psnr:.1f} dB"
-    forward = report.cost.image_forward - 1
-    reference = "model's own answer" if card.pseudo else "yours"
+def _badge(badge: str, words: Words) -> str:
+    """What a shipped result says of itself; only its first word is one of the page."""
+    first, dot, rest = badge.partition(" · ")
+    return f"{words('verdict.precomputed') if first == 'precomputed' else first}{dot}{rest}"
+
+
+def _facts(card: Card, report: AttackReport, words: Words) -> list[tuple[str, str]]:
+    """(key of what it is, its value in HTML)."""
+    psnr = words("verdict.identical") if report.psnr is None else f"{report.psnr:.1f} dB"
+    cost, seconds = report.cost, _seconds(report.cost.seconds)
+    reference = words("verdict.own" if card.pseudo else "verdict.yours")
+    passes = words("verdict.verify", forward=cost.image_forward - 1, backward=cost.image_backward)
     return [
-        ("Attack", f"{entry(report.method).title}, {_used(report)}"),
-        ("Result", _result(card, report)),
-        ("Right answer", f"{escape(card.reference)} ({reference})"),
-        ("L∞ of the file", f"{report.linf:g} / 255"),
-        ("L2", f"{report.l2:.2f}"),
-        ("Pixels changed", _percent(report.changed)),
-        ("PSNR · SSIM", f"{psnr} · {report.ssim:.2f}"),
-        ("Passes", f"{forward} f + {report.cost.image_backward} b + 1 verify"),
-        ("Time", f"{_seconds(report.cost.seconds)} on {escape(card.device)}"),
+        ("attack", f"{entry(report.method).title}, {_used(report, words)}"),
+        ("result", words(f"verdict.{_result(card, report)}")),
+        ("right", f"{escape(card.reference)} ({reference})"),
+        ("linf", f"{report.linf:g} / 255"),
+        ("l2", f"{report.l2:.2f}"),
+        ("changed", _percent(report.changed)),
+        ("quality", f"{psnr} · {report.ssim:.2f}"),
+        ("passes", passes),
+        ("time", words("verdict.on", time=seconds, device=escape(card.device))),
     ]
 
 
 def _result(card: Card, report: AttackReport) -> str:
     if card.verdict == "wrong_clean" and not report.targeted:
-        return "already wrong before"
+        return "before"
     return "succeeded" if report.success else "failed"
 
 
-def _used(report: AttackReport) -> str:
+def _used(report: AttackReport, words: Words) -> str:
     """Gradient steps spent, of those allowed where the method has a number of them."""
     used, allowed = report.steps_used or 0, report.params.get("steps", 1)
     if not used:
-        return "no gradient"
+        return words("verdict.no_gradient")
     if used == 1 == allowed:
-        return "1 step"
-    return f"{used} of {allowed} steps" if used <= allowed else f"{used} gradient steps"
+        return words("verdict.one_step")
+    if used <= allowed:
+        return words("verdict.steps", used=used, allowed=allowed)
+    return words("verdict.gradient_steps", used=used)
 
 
 def header(method: str, chip: str) -> str:
@@ -193,17 +217,19 @@ def _overall(card: Card) -> Verdict | None:
     return "fooled" if card.broken_by else card.verdict
 
 
-def _chip(card: Card) -> str:
+def _chip(card: Card, words: Words) -> str:
     verdict = _overall(card)
-    if verdict is None:
-        return ""
-    symbol, word = text.VERDICTS[verdict]
-    return f'<span class="chip {verdict}">{symbol} {word}</span>'
+    return "" if verdict is None else verdict_chip(verdict, words)
 
 
-def waiting_chip(words: str) -> str:
+def verdict_chip(verdict: Verdict, words: Words = ENGLISH) -> str:
+    """A verdict's symbol and word."""
+    return f'<span class="chip {verdict}">{SYMBOLS[verdict]} {words(verdict)}</span>'
+
+
+def waiting_chip(text: str) -> str:
     """A chip for what has no verdict yet."""
-    return f'<span class="chip waiting">{escape(words)}</span>'
+    return f'<span class="chip waiting">{escape(text)}</span>'
 
 
 def _answer(
@@ -216,61 +242,62 @@ def _answer(
     parts = [(name, probs.get(label, 0.0)) for name, label in zip(SWATCHES, order, strict=False)]
     parts.append(("rest", max(0.0, 1 - sum(p for _, p in parts))))
     bar = "".join(f'<i class="{n}" style="width:{100 * p:.2f}%"></i>' for n, p in parts if p > 0)
-    words = ", ".join(f"{label} {probs.get(label, 0):.0%}" for label in order)
+    spoken = ", ".join(f"{label} {probs.get(label, 0):.0%}" for label in order)
     symbol = "✓" if prediction.label in right else "✗"
     return (
         f'<div class="vd-row"><span class="what">{what}</span><div>'
         f'<div class="answer"><b>{escape(prediction.label)}</b>'
         f'<span class="num">{symbol} {_percent(prediction.prob)}</span></div>'
-        f'<div class="bar" role="img" aria-label="{escape(f"{what}: {words}")}">{bar}</div>'
+        f'<div class="bar" role="img" aria-label="{escape(f"{what}: {spoken}")}">{bar}</div>'
         f"</div></div>"
     )
 
 
-def _aware(card: Card, order: Sequence[str]) -> str:
+def _aware(card: Card, order: Sequence[str], words: Words) -> str:
     """What the attacker who knows the defence reached: a bar, and the file with what it cost."""
     tried = [rung for rung in card.ladder if rung.name != "transfer"]
     if not tried:
         return ""
     rung = next((r for r in tried if r.verdict == "fooled"), tried[-1])
-    return _answer("attacker knows", rung.attacked, card.right, order) + _story(rung)
+    return _answer(words("knows"), rung.attacked, card.right, order) + _story(rung, words)
 
 
-def _story(rung: Rung) -> str:
+def _story(rung: Rung, words: Words) -> str:
     """Which attacker it was, its passes, the draws it did not know, and its picture."""
-    name = text.RUNGS[rung.name][0]
-    start = "Broken by" if rung.verdict == "fooled" else "Not broken; last tried:"
+    name = words(f"rung.{rung.name}")
+    start = words("card.broken" if rung.verdict == "fooled" else "card.unbroken")
     drawn = ""
     if rung.wrong is not None:
-        drawn = f"; wrong in {round(rung.wrong * rung.draws)} of {rung.draws} fresh draws"
+        wrong = round(rung.wrong * rung.draws)
+        drawn = words("card.draws", wrong=wrong, draws=rung.draws)
     file = b64encode(rung.png).decode()
     link = f' <a download="{rung.name}.png" href="data:image/png;base64,{file}">PNG</a>'
     return (
-        f'<p class="story">{start} <b>{name}</b>: {escape(rung.how)}. {rung.cost.passes()}, '
+        f'<p class="story">{start} <b>{name}</b>: {words.english(rung.how)}. {rung.cost.passes()}, '
         f"{_seconds(rung.cost.seconds)}{drawn}.{link if rung.png else ''}</p>"
     )
 
 
-def _ladder(card: Card) -> str:
+def _ladder(card: Card, words: Words) -> str:
     """A chip for every attacker: held, fooled or not run."""
     if card.verdict is None:
         return ""
     found = {rung.name: rung.verdict for rung in card.ladder} | {"transfer": card.verdict}
     rungs = []
-    for name, (title, meaning) in text.RUNGS.items():
+    for name in RUNGS:
         verdict = found.get(name)
-        kind, words = (verdict, text.VERDICTS[verdict][1]) if verdict else ("notrun", "not run")
         rungs.append(
-            f'<span title="attack {escape(meaning)}">{title} '
-            f'<span class="rung {kind}">{words}</span></span>'
+            f'<span title="{escape(words(f"rung.{name}.how"))}">{words(f"rung.{name}")} '
+            f'<span class="rung {verdict or "notrun"}">{words(verdict or "not_run")}</span></span>'
         )
     return f'<div class="ladder">{"".join(rungs)}</div>'
 
 
-def _warnings(flags: Sequence[str], always: Sequence[str] = ()) -> str:
+def _warnings(flags: Sequence[str], words: Words, always: Sequence[str] = ()) -> str:
     """What was found on this picture; each word opens its paragraph."""
     found = "".join(
-        f'<details class="flag"><summary>⚑ {FLAGS[f][0]}</summary><p>{FLAGS[f][1]}</p></details>'
+        f'<details class="flag"><summary>⚑ {words(f"flag.{f}")}</summary>'
+        f"<p>{words(f'flag.{f}.why')}</p></details>"
         for f in flags
         if f not in always
     )
@@ -287,8 +314,8 @@ def cost_line(cost: Cost | None, slowdown: float | None, device: str) -> str:
     )
 
 
-def _legend(order: Sequence[str]) -> str:
-    names = [*order, "all other labels"]
+def _legend(order: Sequence[str], words: Words) -> str:
+    names = [*order, words("card.others")]
     colours = (*("good", "bad", "odd")[: len(order)], "rest")
     spans = "".join(
         f'<span style="--swatch:var(--{c})">{escape(n)}</span>'

@@ -6,7 +6,6 @@ import io
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from vlmdefense_demo.training.photos import random_crop
 from vlmdefense_demo.ui import figures
 from vlmdefense_demo.ui.examples import examples
 from vlmdefense_demo.ui.handlers import Site
+from vlmdefense_demo.ui.telling import status
+from vlmdefense_demo.ui.words import Said, refused, said, tell
 from vlmdefense_demo.ui.worker import Step
 
 logger = logging.getLogger(__name__)
@@ -51,36 +52,36 @@ class Desk:
 def desk() -> Desk:
     """The fields, closed until someone opens them."""
     it = Desk()
-    with gr.Accordion(
-        "Train a prompt defence on your own pictures", open=False, elem_id="classroom"
-    ):
-        gr.HTML(
-            '<p class="vd-caption">APT and AdvPT learn a few words that stand in front of every label. '
-            "Two to sixteen pictures a class are enough to try; it takes under a minute, and the "
-            "prompt is used by its card until the page is closed.</p>"
-        )
+    with gr.Accordion(tell("class"), open=False, elem_id="classroom"):
+        gr.HTML(said(lambda words: f'<p class="vd-caption">{words("class.note")}</p>'))
         with gr.Row():
             for i in range(CLASSES):
                 with gr.Column(min_width=150):
-                    it.names.append(gr.Textbox(label=f"Class {i + 1}", elem_id=f"class-{i}"))
+                    name = tell("class.name", number=i + 1)
+                    it.names.append(gr.Textbox(label=name, elem_id=f"class-{i}"))
                     it.files.append(
                         gr.File(
                             file_count="multiple",
                             file_types=["image"],
                             height=150,
-                            label="Pictures",
+                            label=tell("class.pictures"),
                             elem_id=f"files-{i}",
                         )
                     )
         with gr.Row(elem_id="teach"):
             it.method = gr.Radio(
-                [(title, id) for id, title in TITLES.items()], value="apt", label="Method",
+                [(title, id) for id, title in TITLES.items()], value="apt",
+                label=tell("class.method"),
                 elem_id="teach-method", scale=2,
             )  # fmt: skip
-            it.fill = gr.Button("Use the example photos", elem_id="teach-fill", scale=2)
-            it.train = gr.Button("Train", variant="primary", elem_id="teach-go", scale=2)
-            it.stop = gr.Button("Stop", interactive=False, elem_id="teach-stop", scale=1)
-            it.forget = gr.Button("Forget it", interactive=False, elem_id="teach-forget", scale=1)
+            it.fill = gr.Button(tell("class.fill"), elem_id="teach-fill", scale=2)
+            it.train = gr.Button(
+                tell("class.train"), variant="primary", elem_id="teach-go", scale=2
+            )
+            it.stop = gr.Button(tell("stop"), interactive=False, elem_id="teach-stop", scale=1)
+            it.forget = gr.Button(
+                tell("class.forget"), interactive=False, elem_id="teach-forget", scale=1
+            )
         it.status = gr.HTML("", elem_id="teach-status")
         it.curve = gr.HTML("", elem_id="teach-curve")
     return it
@@ -120,7 +121,7 @@ def learn(
     """Stream one training: (status, curve, train, stop, forget, learned prompts)."""
     title = TITLES[work.method]
     trace: dict[str, list[torch.Tensor]] = {}
-    yield _state(f"{title}: starting …", running=True, kept=bool(learned))
+    yield _state(tell("class.starting", title=title), running=True, kept=bool(learned))
 
     def job(note: Progress, stopped: Callable[[], bool]) -> Iterator[LearnedContext]:
         backbone = site.load(model, logger.info)
@@ -138,27 +139,26 @@ def learn(
                 )
                 continue
             about = {note.title: note.value for note in event.notes}
-            words = f"{title} is trained: {about['training cost']}. Its card uses it from now on."
-            yield _state(words, _curve(trace), kept=True, learned={**learned, work.method: event})
+            sentence = tell("class.done", title=title, cost=about["training cost"])
+            yield _state(
+                sentence, _curve(trace), kept=True, learned={**learned, work.method: event}
+            )
     except Cancelled:
-        yield _state(
-            "Stopped. Nothing was kept; what was in use before still is.", kept=bool(learned)
-        )
+        yield _state(tell("class.stopped"), kept=bool(learned))
     except DemoError as error:
-        yield _state(str(error), failed=True, kept=bool(learned))
+        yield _state(refused(error), failed=True, kept=bool(learned))
     except Exception:
         logger.exception("a training failed")
-        yield _state("Something broke inside the trainer; the log has the details.", failed=True,
-                     kept=bool(learned))  # fmt: skip
+        yield _state(tell("class.broke"), failed=True, kept=bool(learned))
 
 
 def forget() -> Update:
     """Back to the prompts that ship with the model."""
-    return _state("Forgotten. The shipped prompt is in use again.", kept=False, learned={})
+    return _state(tell("class.forgotten"), kept=False, learned={})
 
 
 def _state(
-    words: str,
+    text: str,
     curve: Any = None,
     *,
     running: bool = False,
@@ -166,9 +166,8 @@ def _state(
     kept: bool = False,
     learned: Any = None,
 ) -> Update:
-    kind = "vd-status failed" if failed else "vd-status"
     return (
-        f'<div class="{kind}" role="status" aria-live="polite">{escape(words)}</div>',
+        status(text, failed=failed),
         gr.skip() if curve is None else curve,
         gr.Button(interactive=not running),
         gr.Button(interactive=running),
@@ -177,11 +176,11 @@ def _state(
     )
 
 
-def _progress(title: str, step: Step) -> str:
+def _progress(title: str, step: Step) -> Said:
     if not step.total:
-        return f"{title}: waiting for the processor …"
-    stage = "attacking the pictures" if "bank" in step.method else "learning the words"
-    return f"{title}, {stage}: {step.done + 1} of {step.total}"
+        return tell("class.waiting", title=title)
+    key = "class.attacking" if "bank" in step.method else "class.learning"
+    return tell(key, title=title, done=step.done + 1, total=step.total)
 
 
 def _curve(trace: Mapping[str, list[torch.Tensor]]) -> str:
@@ -189,4 +188,12 @@ def _curve(trace: Mapping[str, list[torch.Tensor]]) -> str:
     if len(losses) < 2:
         return ""
     steps = list(range(1, len(losses) + 1))
-    return figures.plot(steps, [("loss", losses)], "training loss by step", max(losses))
+    return said(
+        lambda words: figures.plot(
+            steps,
+            [("loss", losses)],
+            words("class.curve"),
+            max(losses),
+            {"loss": words("class.loss")},
+        )
+    )

@@ -1,4 +1,7 @@
-"""Hyperparameters as widgets: generated from the fields of a method, never written by hand."""
+"""Hyperparameters as widgets: generated from the fields of a method, never written by hand.
+
+Their names are those of the code, the endpoints and the command line, in every language.
+"""
 
 from __future__ import annotations
 

@@ -21,14 +21,16 @@ from vlmdefense_demo.geometry import LEVELS
 from vlmdefense_demo.run import Progress
 from vlmdefense_demo.survey import detector, entry, methods
 from vlmdefense_demo.types import Note
-from vlmdefense_demo.ui import gauges, text
+from vlmdefense_demo.ui import gauges
 from vlmdefense_demo.ui.cards import cost_line, header, waiting_chip
-from vlmdefense_demo.ui.handlers import Earlier, Site, status
+from vlmdefense_demo.ui.handlers import Earlier, Site
+from vlmdefense_demo.ui.telling import status, unread
+from vlmdefense_demo.ui.words import ENGLISH, Words, joined, refused, said, tell
 from vlmdefense_demo.ui.worker import Step
 
 logger = logging.getLogger(__name__)
 Update = tuple[Any, Any]
-WAITING = "Waiting for the processor …"
+WAITING = tell("status.waiting")
 
 
 @dataclass
@@ -43,12 +45,12 @@ class Panel:
 def panel() -> Panel:
     """The closed panel, with nothing read."""
     it = Panel()
-    with gr.Accordion(text.DETECTORS_TITLE, open=False, elem_id="detectors"):
-        gr.HTML(f'<p class="vd-caption">{escape(text.DETECTORS_NOTE)}</p>')
+    with gr.Accordion(tell("detectors"), open=False, elem_id="detectors"):
+        gr.HTML(said(lambda words: f'<p class="vd-caption">{words("detectors.note")}</p>'))
         with gr.Row():
-            it.go = gr.Button("Run the detectors", elem_id="detect-go", scale=2)
-            it.stop = gr.Button("Stop", interactive=False, elem_id="detect-stop", scale=1)
-        it.shown = gr.HTML(text.unread(), elem_id="readings")
+            it.go = gr.Button(tell("detectors.go"), elem_id="detect-go", scale=2)
+            it.stop = gr.Button(tell("stop"), interactive=False, elem_id="detect-stop", scale=1)
+        it.shown = gr.HTML(unread(), elem_id="readings")
     return it
 
 
@@ -60,7 +62,7 @@ def session(name: str) -> str:
 def watch(site: Site, earlier: Earlier | None, name: str) -> Iterator[Update]:
     """Stream the readings of the last run's pictures: (panel, stop button)."""
     if earlier is None:
-        yield status("There is nothing to read yet: press “Attack & defend” first."), gr.skip()
+        yield status(tell("detectors.first")), gr.skip()
         return
     done: list[Reading] = []
 
@@ -70,66 +72,73 @@ def watch(site: Site, earlier: Earlier | None, name: str) -> Iterator[Update]:
             earlier.request, backbone, earlier.card, on_progress=note, should_stop=stopped
         )
 
-    def shown(sentence: str, failed: bool = False, running: bool = True) -> Update:
-        grid = readings(done, earlier.model, running)
-        return status(sentence, failed=failed) + grid, gr.Button(interactive=running)
+    def shown(text: str, failed: bool = False, running: bool = True) -> Update:
+        found, model = tuple(done), earlier.model
+        grid = said(lambda words: readings(found, model, running, words))
+        return joined(status(text, failed=failed), grid), gr.Button(interactive=running)
 
-    words = WAITING
-    yield shown(words)
+    sentence: str = WAITING
+    yield shown(sentence)
     try:
         for event in site.worker.stream(session(name), job):
             if isinstance(event, Reading):
                 done.append(event)
-            elif words == _progress(event, done):
+            elif sentence == _progress(event, done):
                 yield gr.skip(), gr.skip()  # nothing new; a closed page is noticed here
                 continue
-            words = _progress(event, done)
-            yield shown(words)
+            sentence = _progress(event, done)
+            yield shown(sentence)
     except DemoError as error:
-        yield shown(str(error), failed=not isinstance(error, Cancelled), running=False)
+        yield shown(refused(error), failed=not isinstance(error, Cancelled), running=False)
     except Exception:
         logger.exception("the detectors failed")
-        sentence = "Something broke inside the detectors; the log has the details."
-        yield shown(sentence, failed=True, running=False)
+        yield shown(tell("detectors.broke"), failed=True, running=False)
     else:
         yield shown(_summary(done, earlier.model), running=False)
 
 
 def _progress(event: Reading | Step, done: Sequence[Reading]) -> str:
     started = done or isinstance(event, Reading) or event.total
-    return "Reading …" if started else WAITING
+    return tell("detectors.reading") if started else WAITING
 
 
-def readings(done: Sequence[Reading], model: str, running: bool = False) -> str:
+def readings(
+    done: Sequence[Reading], model: str, running: bool = False, words: Words = ENGLISH
+) -> str:
     """All detectors as a grid of cards; those still to come are named."""
     found, measured = {r.detector: r for r in done}, calibrated(model)
     cards = []
     for id in methods("detector"):
         if id in found:
-            cards.append(card(found[id], measured))
+            cards.append(card(found[id], measured, words))
         else:
-            words = "running …" if len(cards) == len(done) else "queued"
-            cards.append(_placeholder(id, words if running else "not run"))
+            state = "running" if len(cards) == len(done) else "queued"
+            cards.append(_placeholder(id, state if running else "not_run", words))
     return f'<div class="readings">{"".join(cards)}</div>'
 
 
-def card(reading: Reading, measured: Calibrated | None) -> str:
+def card(reading: Reading, measured: Calibrated | None, words: Words = ENGLISH) -> str:
     """One detector: gauge, curve, what its threshold is worth, how it is evaded."""
     row = entry(reading.detector, "detector")
     kind, known = detector(row), reading.calibration
     if reading.error:
-        body = f'<p class="error">{escape(reading.error)}</p>'
-        return _article(row.id, '<span class="chip failed">did not run</span>', body)
-    words = reading.words() or ("", "")
-    rows = [("clean", reading.clean, words[0]), ("attacked", reading.attacked, words[1])]
+        body = f'<p class="error">{escape(words.refusals(reading.error))}</p>'
+        chip = f'<span class="chip failed">{words("did_not_run")}</span>'
+        return _article(row.id, chip, body)
+    before, after = reading.words() or ("", "")
+    rows = [
+        (words("clean"), reading.clean, before),
+        (words("attacked"), reading.attacked, after),
+    ]
+    threshold = known.threshold if known else None
     body = (
-        f'<p class="hint">{escape(row.idea)}</p>'
-        f'<p class="measure">{escape(kind.measure)}</p>'
-        + gauges.gauge(row.title, rows, kind.top, known.threshold if known else None)
+        f'<p class="hint">{words.english(row.idea)}</p>'
+        f'<p class="measure">{words.english(kind.measure)}</p>'
+        + gauges.gauge(row.title, rows, kind.top, threshold, words)
         + cost_line(reading.cost, None, escape(reading.device))
-        + "".join(_curve(note) for note in reading.notes)
-        + (_worth(known, measured) if known and measured else "")
-        + _more(reading)
+        + "".join(_curve(note, words) for note in reading.notes)
+        + (_worth(known, measured, words) if known and measured else "")
+        + _more(reading, words)
     )
     return _article(row.id, "", body)
 
@@ -139,65 +148,68 @@ def _article(id: str, chip: str, body: str) -> str:
     return f'<article class="card none" aria-label="{title}">{header(id, chip)}{body}</article>'
 
 
-def _placeholder(id: str, words: str) -> str:
-    return _article(id, waiting_chip(words), f'<p class="hint">{escape(entry(id).idea)}</p>')
+def _placeholder(id: str, state: str, words: Words) -> str:
+    hint = f'<p class="hint">{words.english(entry(id).idea)}</p>'
+    return _article(id, waiting_chip(words(state)), hint)
 
 
-def _curve(note: Note) -> str:
+def _curve(note: Note, words: Words) -> str:
     if note.title != CURVE:
         return ""
     x, clean, attacked = (note.value[name] for name in ("x", "clean", "attacked"))
     at = DriftDetector().amplitude * LEVELS
-    return gauges.drift(x, clean, attacked, crossover(x, clean, attacked), at)
+    return gauges.drift(x, clean, attacked, crossover(x, clean, attacked), at, words)
 
 
-def _worth(known: Calibration, measured: Calibrated) -> str:
+def _worth(known: Calibration, measured: Calibrated, words: Words) -> str:
     """The curve of the photos that ship, and what was measured on many others."""
     last = known.against[-1]
     pairs = roc(known.clean, known.attacked)
     lines: list[gauges.Line] = [
-        ("pairs", f"the {len(known.clean)} example photos, ε {last.eps:g}", pairs)
+        ("pairs", words("worth.pairs", n=len(known.clean), eps=f"{last.eps:g}"), pairs)
     ]
     lines += [
-        (f"radius{i}", f"{a.detected.n} validation photos, ε {a.eps:g}", a.roc)
+        (f"radius{i}", words("worth.radius", n=a.detected.n, eps=f"{a.eps:g}"), a.roc)
         for i, a in enumerate(known.against)
     ]
-    facts = [("alarm, clean photos", _rate(known.false_alarms))]
+    facts = [(words("worth.clean"), _rate(known.false_alarms, words))]
     facts += [
-        (f"alarm, attacked, ε {a.eps:g}", f"{_rate(a.detected)} · AUC {a.auc:.3f}")
+        (
+            words("worth.attacked", eps=f"{a.eps:g}"),
+            f"{_rate(a.detected, words)} · AUC {a.auc:.3f}",
+        )
         for a in known.against
     ]
     if known.knowing is not None:
-        words = f"{_rate(known.knowing)} that fool, {known.tried} tried"
-        facts.append((f"alarm, attacker knows it, ε {last.eps:g}", words))
+        tried = words("worth.tried", rate=_rate(known.knowing, words), tried=known.tried)
+        facts.append((words("worth.knows", eps=f"{last.eps:g}"), tried))
     rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts)
-    title = f"ROC of PGD: {', '.join(name for _, name, _ in lines)}"
+    title = words("roc.title", lines=", ".join(name for _, name, _ in lines))
+    note = words("worth.note", n=known.n, date=measured.date)
     return (
-        f'<div class="worth">{gauges.roc(lines, title)}<div><dl>{rows}</dl>'
-        f'<p class="vd-caption">Threshold from {known.n} other clean photos. 95 % intervals; '
-        f"measured {escape(measured.date)}.</p></div></div>"
+        f'<div class="worth">{gauges.roc(lines, title, words)}<div><dl>{rows}</dl>'
+        f'<p class="vd-caption">{escape(note)}</p></div></div>'
     )
 
 
-def _rate(share: Share) -> str:
+def _rate(share: Share, words: Words) -> str:
     """ "99 % [94, 100] of 100" """
-    return (
-        f"{100 * share.hits / share.n:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}] "
-        f"of {share.n}"
-    )
+    rate, low, high = (f"{100 * p:.0f}" for p in (share.hits / share.n, share.low, share.high))
+    return words("worth.rate", rate=rate, low=low, high=high, n=share.n)
 
 
-def _more(reading: Reading) -> str:
+def _more(reading: Reading, words: Words) -> str:
     """The disclosure: parts of the score, and what an attacker who knows does."""
     row = entry(reading.detector, "detector")
     facts = "".join(
-        f"<dt>{escape(note.title)}, attacked</dt><dd>{note.value:.3f}</dd>"
+        f"<dt>{words('worth.part', title=words.english(note.title))}</dt><dd>{note.value:.3f}</dd>"
         for note in reading.notes
         if note.kind == "number"
     )
+    evasion = f"<p><b>{words('card.aware')}</b>: {words.english(detector(row).evasion)}</p>"
     return (
-        '<details class="more"><summary>How it is evaded</summary>'
-        f"{f'<dl>{facts}</dl>' if facts else ''}<p><b>an attacker who knows it</b>: {escape(detector(row).evasion)}</p></details>"
+        f'<details class="more"><summary>{words("detectors.evaded")}</summary>'
+        f"{f'<dl>{facts}</dl>' if facts else ''}{evasion}</details>"
     )
 
 
@@ -206,13 +218,7 @@ def _summary(done: Sequence[Reading], model: str) -> str:
     words = [r.words() for r in done if r.error is None]
     judged = [w for w in words if w is not None]
     if not judged:
-        return (
-            f"No threshold yet for {model}, so there are scores and no verdict. Thresholds are made by: "
-            f"python -m vlmdefense_demo calibrate --model {model} --images DIR"
-        )
+        return tell("detectors.none", model=model)
     alarms = sum(attacked == "alarm" for _, attacked in judged)
     false = sum(clean == "false alarm" for clean, _ in judged)
-    return (
-        f"{alarms} of {len(judged)} detectors raise the alarm for the attacked file, {false} for the "
-        "clean picture. The attacker did not know them."
-    )
+    return tell("detectors.done", alarms=alarms, judged=len(judged), false=false)

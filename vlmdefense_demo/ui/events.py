@@ -19,6 +19,7 @@ from vlmdefense_demo.ui import classroom, curves, detectors, handlers, live, pip
 from vlmdefense_demo.ui.controls import Widgets, collect
 from vlmdefense_demo.ui.examples import PRESETS, Example
 from vlmdefense_demo.ui.handlers import Form, Site
+from vlmdefense_demo.ui.words import language_of, said, spoken
 
 EPS = (1, 2, 4, 8, 16)
 # What changes after a ready story was chosen, and before anybody touches the page again, is the story.
@@ -156,7 +157,8 @@ def regroup(model: str, learned: Mapping[str, LearnedContext], *ticked: Sequence
             gr.update(choices=there, value=[id for _, id in there if id in (*before, *own)])
         )
         reasons = unavailable(model, paradigm)
-        greyed.append(html.greyed({id: why for id, why in reasons.items() if id not in own}))
+        left = {id: why for id, why in reasons.items() if id not in own}
+        greyed.append(said(partial(html.greyed, left)))
     return boxes + greyed
 
 
@@ -172,11 +174,16 @@ def connect(page: Controls, site: Site) -> None:
     outputs = [page.out[name] for name in handlers.OUTPUTS]
 
     def run(values: Values, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        words = language_of(request)
         for update in handlers.run(site, page.form(values), str(request.session_hash)):
-            yield handlers.as_outputs(update)
+            yield handlers.as_outputs(update, words)
 
     def stop(request: gr.Request) -> None:
         site.worker.stop(str(request.session_hash))
+
+    def change_model(name: str, request: gr.Request) -> Iterator[Any]:
+        for update in handlers.change_model(site, name):
+            yield spoken(update, language_of(request))
 
     def choose(event: gr.SelectData) -> str:
         chosen = page.photos[event.index]
@@ -200,9 +207,7 @@ def connect(page: Controls, site: Site) -> None:
         lambda goal: gr.update(visible=goal == "picture"), page.goal, page.second, queue=False,
         **hidden,
     )  # fmt: skip
-    page.model.input(
-        partial(handlers.change_model, site), page.model, [page.model, page.out["status"]], **hidden
-    )
+    page.model.input(change_model, page.model, [page.model, page.out["status"]], **hidden)
     _choices(page, hidden)
     curves.connect(page.board, page.out["earlier"], site)
     report.connect(page.out, site)
@@ -220,16 +225,21 @@ def _choices(page: Controls, hidden: Mapping[str, Any]) -> None:
     """What is ticked or paired has a card and settings; what a model has no weights for is not offered."""
     boxes = [page.chosen[paradigm] for paradigm in PARADIGMS]
     shown = [*boxes, *page.greyed.values()]
+
+    def offer(request: gr.Request, *values: Any) -> Any:
+        return spoken(regroup(*values), language_of(request))
+
+    def match(request: gr.Request, *values: Any) -> Any:
+        return spoken(pipeline.choose(*values), language_of(request))
+
     for source in (page.model, page.learned):
-        source.change(regroup, [page.model, page.learned, *boxes], shown, queue=False, **hidden)
+        source.change(offer, [page.model, page.learned, *boxes], shown, queue=False, **hidden)
     for paradigm, box in page.chosen.items():
         cards = [page.out[id] for id in methods("defense", paradigm)]
         box.change(partial(tick, paradigm), box, cards, queue=False, **hidden)
     pair = [page.pair.first, page.pair.second]
     for source in (page.model, *pair):
-        source.change(
-            pipeline.choose, [page.model, *pair], [*pair, page.pair.card], queue=False, **hidden
-        )
+        source.change(match, [page.model, *pair], [*pair, page.pair.card], queue=False, **hidden)
     for source in (*pair, *boxes):
         settings = [page.settings[id] for id in methods("defense")]
         source.change(pipeline.shown_settings, [*pair, *boxes], settings, queue=False, **hidden)
@@ -245,7 +255,12 @@ def _teach(page: Controls, site: Site, hidden: Mapping[str, Any]) -> None:
             values[it.method], [values[n] for n in it.names], [values[f] for f in it.files]
         )
         session = f"{request.session_hash}/classroom"
-        yield from classroom.learn(site, values[page.model], work, values[page.learned], session)
+        model, learned = values[page.model], values[page.learned]
+        for update in classroom.learn(site, model, work, learned, session):
+            yield spoken(update, language_of(request))
+
+    def forget(request: gr.Request) -> Any:
+        return spoken(classroom.forget(), language_of(request))
 
     def stop(request: gr.Request) -> None:
         site.worker.stop(f"{request.session_hash}/classroom")
@@ -261,7 +276,7 @@ def _teach(page: Controls, site: Site, hidden: Mapping[str, Any]) -> None:
         train, {*it.inputs(), page.model, page.learned}, out, concurrency_id="compute", **hidden
     )
     it.stop.click(stop, queue=False, **hidden)
-    it.forget.click(classroom.forget, None, out, queue=False, **hidden)
+    it.forget.click(forget, None, out, queue=False, **hidden)
 
 
 def _watch(page: Controls, site: Site, hidden: Mapping[str, Any]) -> None:
@@ -269,7 +284,8 @@ def _watch(page: Controls, site: Site, hidden: Mapping[str, Any]) -> None:
     it = page.watch
 
     def watch(earlier: Any, request: gr.Request) -> Iterator[tuple[Any, Any]]:
-        yield from detectors.watch(site, earlier, str(request.session_hash))
+        for update in detectors.watch(site, earlier, str(request.session_hash)):
+            yield spoken(update, language_of(request))
 
     def stop(request: gr.Request) -> None:
         site.worker.stop(detectors.session(str(request.session_hash)))
@@ -283,9 +299,12 @@ def _live(page: Controls, site: Site, hidden: Mapping[str, Any]) -> None:
     for id, row in methods("defense").items():
         mine = [widget for (owner, _), widget in page.params.items() if owner == id]
 
-        def again(values: Values, id: str = id, row: Any = row) -> Iterator[tuple[Any, ...]]:
+        def again(
+            values: Values, request: gr.Request, id: str = id, row: Any = row
+        ) -> Iterator[tuple[Any, ...]]:
             settings = collect(row, page.params, values)
-            yield from live.again(site, values[page.out["earlier"]], id, settings)
+            for update in live.again(site, values[page.out["earlier"]], id, settings):
+                yield spoken(update, language_of(request))
 
         for widget in mine:
             events: Any = widget

@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 
 from vlmdefense_demo.types import Note
+from vlmdefense_demo.ui.words import ENGLISH, Words
 
 KINDS = ("curves", "images")
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 320, 132, 34, 24, 8
 
 
-def figure(note: Note) -> str:
-    """A figure with its caption, or nothing for a note that is no figure."""
+def figure(note: Note, words: Words = ENGLISH) -> str:
+    """A figure with its caption, or nothing for a note that is no figure; captions are English."""
     if note.kind == "curves":
-        lines = [("clean", note.value["clean"]), ("attacked", note.value["attacked"])]
-        body = plot(note.value["x"], lines, note.title)
+        names = {name: words(name) for name in ("clean", "attacked")}
+        lines = [(name, note.value[name]) for name in names]
+        body = plot(note.value["x"], lines, note.title, names=names)
     elif note.kind == "images":
         body = "".join(
             f'<span><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
             f"{escape(caption)}</span>"
             for caption, data in note.value
         )
-        body = f'<div class="shown">{body}</div>'
+        body = f'<div class="shown"{words.foreign}>{body}</div>'
     else:
         return ""
-    return f'<figure class="vd-figure"><figcaption>{escape(note.title)}</figcaption>{body}</figure>'
+    return f'<figure class="vd-figure"><figcaption>{words.english(note.title)}</figcaption>{body}</figure>'
 
 
 def plot(
-    x: Sequence[float], lines: Sequence[tuple[str, Sequence[float]]], title: str, top: float = 1.0
+    x: Sequence[float],
+    lines: Sequence[tuple[str, Sequence[float]]],
+    title: str,
+    top: float = 1.0,
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
-    """Lines over x as SVG, each with its name at its end; y runs from 0 to `top`."""
+    """Lines over x as SVG, each with its name at its end; y runs from 0 to `top`.
+
+    Args:
+        names: what to write for a line, where that is not its name.
+    """
     low, high = min(x), max(x)
     inner, tall = WIDTH - LEFT - 62, HEIGHT - BOTTOM - TOP
 
@@ -58,7 +69,8 @@ def plot(
         free = beside + 12
         parts.append(
             f'<polyline class="{escape(name)}" points="{path}"/>'
-            f'<text class="name" x="{end[0] + 6:.1f}" y="{beside:.1f}">{escape(name)}</text>'
+            f'<text class="name" x="{end[0] + 6:.1f}" y="{beside:.1f}">'
+            f"{escape(names.get(name, name))}</text>"
         )
     return (
         f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'

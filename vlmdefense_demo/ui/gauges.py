@@ -6,22 +6,27 @@ from collections.abc import Sequence
 from html import escape
 from math import floor, log2, log10
 
+from vlmdefense_demo.ui.words import ENGLISH, Words
+
 Line = tuple[str, str, Sequence[tuple[float, float]]]  # class, name, points in [0, 1]
 SIDE, EDGE, FOOT = 196, 44, 30
 WIDTH, HEIGHT, RIGHT, TOP = 380, 176, 14, 14
 SMALLEST = 1e-4  # of a logarithmic axis
 SIGNS = {"alarm": "✓", "no alarm": "✓", "false alarm": "✗", "missed": "✗"}
 LOOK = {"alarm": "held", "no alarm": "held", "false alarm": "fooled", "missed": "fooled"}
-SAID = {"missed": "no alarm"}
 
 
 def gauge(
-    title: str, rows: Sequence[tuple[str, float, str]], top: float, threshold: float | None
+    title: str,
+    rows: Sequence[tuple[str, float, str]],
+    top: float,
+    threshold: float | None,
+    words: Words = ENGLISH,
 ) -> str:
     """One bar a picture from 0 to `top`, all with the same threshold marked.
 
     Args:
-        rows: (what is measured, its score, the word on its chip or "").
+        rows: (what is measured, its score, the key of the word on its chip or "").
         threshold: None draws none.
     """
     mark = ""
@@ -32,10 +37,7 @@ def gauge(
         side = "" if threshold is None else " over" if score > threshold else " under"
         chip = ""
         if word:
-            chip = (
-                f'<span class="chip {LOOK[word]}">{SIGNS[word]} '
-                f"{escape(SAID.get(word, word))}</span>"
-            )
+            chip = f'<span class="chip {LOOK[word]}">{SIGNS[word]} {words(word)}</span>'
         lines.append(
             f'<div class="reading"><span class="what">{escape(what)}</span>'
             f'<span class="track"><i class="fill{side}" style="width:{_share(score, top):.2f}%"></i>'
@@ -43,18 +45,18 @@ def gauge(
         )
     spoken = ", ".join(f"{what} {score:.3f}" for what, score, _ in rows)
     if threshold is not None:
-        spoken += f", alarm above {threshold:.3f}"
-        lines.append(_scale(threshold, top))
+        above = words("detectors.above", threshold=f"{threshold:.3f}")
+        spoken += f", {above}"
+        lines.append(_scale(threshold, top, above))
     label = escape(f"{title}: {spoken}")
     return f'<div class="gauge" role="group" aria-label="{label}">{"".join(lines)}</div>'
 
 
-def _scale(threshold: float, top: float) -> str:
+def _scale(threshold: float, top: float, above: str) -> str:
     """The threshold's value below its marks."""
     return (
         '<div class="reading scale-row" aria-hidden="true"><span></span><span class="track">'
-        f'<span class="at" style="left:{_share(threshold, top):.2f}%">alarm above '
-        f"{threshold:.3f}</span></span></div>"
+        f'<span class="at" style="left:{_share(threshold, top):.2f}%">{above}</span></span></div>'
     )
 
 
@@ -62,7 +64,7 @@ def _share(value: float, top: float) -> float:
     return 100 * min(max(value / top, 0.0), 1.0)
 
 
-def roc(lines: Sequence[Line], title: str) -> str:
+def roc(lines: Sequence[Line], title: str, words: Words = ENGLISH) -> str:
     """Detections over false alarms, both from 0 to 1, with the diagonal of chance and a legend."""
     inner = SIDE - EDGE - 8
     tall = SIDE - FOOT - 8
@@ -81,9 +83,10 @@ def roc(lines: Sequence[Line], title: str) -> str:
         f'<text x="{EDGE - 5}" y="14" text-anchor="end">100 %</text>',
         f'<text x="{EDGE - 5}" y="{8 + tall}" text-anchor="end">0</text>',
         f'<text x="{EDGE + inner}" y="{SIDE - 16}" text-anchor="end">100 %</text>',
-        f'<text x="{EDGE + inner / 2}" y="{SIDE - 3}" text-anchor="middle">false alarms</text>',
+        f'<text x="{EDGE + inner / 2}" y="{SIDE - 3}" text-anchor="middle">'
+        f"{words('roc.false')}</text>",
         f'<text transform="rotate(-90)" x="{-(8 + tall / 2):.0f}" y="11" '
-        f'text-anchor="middle">detected</text>',
+        f'text-anchor="middle">{words("roc.detected")}</text>',
     ]
     names = "".join(
         f'<li><svg viewBox="0 0 26 8" aria-hidden="true"><polyline class="{escape(kind)}" '
@@ -102,6 +105,7 @@ def drift(
     attacked: Sequence[float],
     cross: float | None,
     read_at: float,
+    words: Words = ENGLISH,
 ) -> str:
     """Both curves over the noise amplitude, the crossover, and where the score is read.
 
@@ -124,15 +128,16 @@ def drift(
         path = " ".join(f"{across(a):.1f},{up(v):.1f}" for a, v in points)
         return f'<polyline class="{name}" points="{path}"/>'
 
-    def upright(kind: str, amplitude: float, words: str, y: float) -> str:
+    def upright(kind: str, amplitude: float, text: str, y: float) -> str:
         """A line down to the axis, its words on the side that has room."""
         x = across(amplitude)
         side, gap = ("end", -5) if x > EDGE + inner / 2 else ("start", 5)
         return (
             f'<line class="{kind}" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{base}"/>'
-            f'<text class="{kind}" x="{x + gap:.1f}" y="{y}" text-anchor="{side}">{words}</text>'
+            f'<text class="{kind}" x="{x + gap:.1f}" y="{y}" text-anchor="{side}">{text}</text>'
         )
 
+    crossing = words("drift.cross", at=f"{cross:.1f}") if cross else words("drift.never")
     tens = [10.0**k for k in range(bottom, floor(top) + 1)]
     parts = [
         *(
@@ -145,19 +150,18 @@ def drift(
             for a in amplitudes
         ),
         f'<text x="{EDGE + inner / 2}" y="{HEIGHT - 4}" text-anchor="middle">'
-        "noise, in levels of 255</text>",
-        upright("read", read_at, f"score read at {read_at:g}", base - 6),
-        *([upright("cross", cross, f"they cross at {cross:.1f}", TOP + 9)] if cross else []),
+        f"{words('drift.axis')}</text>",
+        upright("read", read_at, words("drift.read", at=f"{read_at:g}"), base - 6),
+        *([upright("cross", cross, crossing, TOP + 9)] if cross else []),
         line("clean", clean),
         line("attacked", attacked),
     ]
     keys = "".join(
         f'<li><svg viewBox="0 0 26 8" aria-hidden="true"><polyline class="{name}" '
-        f'points="0,4 26,4"/></svg>{name}</li>'
+        f'points="0,4 26,4"/></svg>{words(name)}</li>'
         for name in ("clean", "attacked")
     )
-    crossing = f"they cross at {cross:.1f}" if cross else "they do not cross"
-    title = f"Distance the noise moves the feature, over the noise: {crossing}"
+    title = words("drift.title", crossing=crossing)
     return (
         f'<figure class="drift"><svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{title}">{"".join(parts)}</svg><ul>{keys}</ul></figure>'

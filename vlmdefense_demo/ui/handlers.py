@@ -1,4 +1,7 @@
-"""What happens when something is pressed. Handlers are pure: all state is in their arguments."""
+"""What happens when something is pressed. Handlers are pure: all state is in their arguments.
+
+They say everything as `Said`, in every language; who asked in which is known where they are called.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,13 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from html import escape
 from typing import Any
 
 import gradio as gr
 
 from vlmdefense_demo.curves import Curve
 from vlmdefense_demo.engine import compare
-from vlmdefense_demo.errors import DemoError
+from vlmdefense_demo.errors import Cancelled, DemoError
 from vlmdefense_demo.images import fit, read_upload, to_pixels
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.catalog import load_model
@@ -23,9 +25,11 @@ from vlmdefense_demo.run import Progress
 from vlmdefense_demo.survey import SURVEY, entry, methods
 from vlmdefense_demo.types import Card, Images
 from vlmdefense_demo.ui import cards as html
-from vlmdefense_demo.ui import pictures, text
+from vlmdefense_demo.ui import pictures
 from vlmdefense_demo.ui.files import Outbox
 from vlmdefense_demo.ui.pipeline import SLOT, slot
+from vlmdefense_demo.ui.telling import defence, placeholder, status, undefended, unread, verdict
+from vlmdefense_demo.ui.words import ENGLISH, Words, joined, refused, said, spoken, tell
 from vlmdefense_demo.ui.worker import Step, Worker
 
 logger = logging.getLogger(__name__)
@@ -156,11 +160,11 @@ def run(site: Site, form: Form, session: str) -> Iterator[Update]:
     except DemoError as error:
         logger.info("%s: %s", type(error).__name__, error)
         yield from _kept(form, done, asked)
-        yield closing(form, done, str(error))
+        yield closing(form, done, refused(error), isinstance(error, Cancelled))
     except Exception:
         # The page's last line of defence: the buttons come back, the trace goes to the log.
         logger.exception("a comparison failed")
-        yield closing(form, done, "Something broke inside the demo; the log has the details.")
+        yield closing(form, done, tell("status.broke"))
     else:
         yield from _kept(form, done, asked)
         yield closing(form, done, "")
@@ -177,7 +181,7 @@ def _kept(form: Form, done: Sequence[Card], asked: Sequence[Request]) -> Iterato
 def opening() -> Update:
     """Buttons switched; earlier results stay, marked stale, until the form has proved usable."""
     return {
-        "status": status("Starting …", pending=True),
+        "status": status(tell("status.starting"), pending=True),
         "go": gr.Button(interactive=False),
         "stop": gr.Button(interactive=True),
         "detect": gr.Button(interactive=False),  # they would read the pictures of the run before
@@ -187,7 +191,7 @@ def opening() -> Update:
 def queue(form: Form) -> Update:
     """Every chosen card queued, the others off."""
     words = dict.fromkeys(DEFENSES, "ready") | dict.fromkeys(form.defenses, "queued")
-    return {id: html.placeholder(id, word) for id, word in words.items()}
+    return {id: placeholder(id, word) for id, word in words.items()}
 
 
 def show(site: Site, form: Form, done: Sequence[Card], request: Request) -> Update:
@@ -195,28 +199,24 @@ def show(site: Site, form: Form, done: Sequence[Card], request: Request) -> Upda
     card, first = done[-1], _undefended(done)
     order = html.class_order(first)
     if card.method != "undefended":
-        return {card.method: html.defence(card, order)} | _next(form, done)
-    update: Update = {
-        "undefended": html.undefended(card, order),
-        "verdict": html.verdict(card, ""),
-    }
+        return {card.method: defence(card, order)} | _next(form, done)
+    update: Update = {"undefended": undefended(card, order), "verdict": verdict(card)}
     if _making(done):
-        update["status"] = status("Attacking …", making=True)
+        update["status"] = status(tell("status.attacking"), making=True)
         update["download"] = gr.DownloadButton(interactive=False)
     elif sum(c.attack is not None for c in done) == 1:
         assert card.attack is not None
         update |= pictures.made(site.outbox, request.image, card.attack) | _next(form, done)
         update["earlier"] = Earlier(request, form.model, card)
-        update["readings"] = text.unread()
-        update["status"] = status("Defending …")
+        update["readings"] = unread()
+        update["status"] = status(tell("status.defending"))
     elif card.attack is not None:
         update |= pictures.looked(request.image, card.attack, card.notes)
     return update
 
 
-def closing(form: Form, done: Sequence[Card], error: str) -> Update:
+def closing(form: Form, done: Sequence[Card], error: str, stopped: bool = False) -> Update:
     """Buttons back; cards that never ran say so. Before the first card nothing else changes."""
-    stopped = error == "Stopped."
     words = error or _summary(done, form.knows)
     update: Update = {
         "status": status(words, failed=bool(error) and not stopped, pending=not done),
@@ -226,25 +226,15 @@ def closing(form: Form, done: Sequence[Card], error: str) -> Update:
     }
     if not done:
         return update
-    why = "stopped" if stopped else "not run"
+    why = "stopped" if stopped else "not_run"
     finished = {card.method for card in done}
-    update |= {id: html.placeholder(id, why) for id in form.defenses if id not in finished}
+    update |= {id: placeholder(id, why) for id in form.defenses if id not in finished}
     first = _undefended(done)
     if first.attack is None:  # the pictures on the page are of an earlier attack
         update |= pictures.cleared()
-        update["undefended"] = html.undefended(first, html.class_order(first), why)
+        update["undefended"] = undefended(first, html.class_order(first), why)
         update["download"] = gr.DownloadButton(value=None, interactive=False)
     return update
-
-
-def status(words: str, failed: bool = False, pending: bool = False, making: bool = False) -> str:
-    """The line under the controls, also announced to screen readers.
-
-    While it is `pending`, the page shows all results as stale: they are of an earlier run. While
-    the file is in the `making`, so are the pictures.
-    """
-    kind = "vd-status" + " failed" * failed + " pending" * pending + " making" * making
-    return f'<div class="{kind}" role="status" aria-live="polite">{escape(words)}</div>'
 
 
 def _making(done: Sequence[Card]) -> bool:
@@ -252,22 +242,26 @@ def _making(done: Sequence[Card]) -> bool:
     return bool(done) and all(card.attack is None for card in done)
 
 
-def as_outputs(update: Update) -> tuple[Any, ...]:
-    """A full-length tuple in the page's output order; what is not named stays as it is."""
-    update = {slot(name): value for name, value in update.items()}
+def as_outputs(update: Update, words: Words = ENGLISH) -> tuple[Any, ...]:
+    """A full-length tuple in the page's output order; what is not named stays as it is.
+
+    Args:
+        words: the language of who asked.
+    """
+    update = {slot(name): spoken(value, words) for name, value in update.items()}
     return tuple(update.get(name, gr.skip()) for name in OUTPUTS)
 
 
 def change_model(site: Site, name: str) -> Iterator[tuple[Any, Any]]:
     """Load on selection, with a sentence; on failure the embedded model stays selected."""
     said: list[str] = []
-    yield gr.skip(), status(f"Loading {name} …")
+    yield gr.skip(), status(tell("status.loading", name=name))
     try:
         backbone = site.worker.call(partial(site.load, name, said.append))
     except DemoError as error:
-        yield site.model, status(str(error), failed=True)
+        yield site.model, status(refused(error), failed=True)
         return
-    yield gr.skip(), status(f"{name} is ready on {backbone.device}.")
+    yield gr.skip(), status(tell("status.loaded", name=name, device=backbone.device))
 
 
 def _undefended(done: Sequence[Card]) -> Card:
@@ -277,19 +271,20 @@ def _undefended(done: Sequence[Card]) -> Card:
 def _next(form: Form, done: Sequence[Card]) -> Update:
     finished = {card.method for card in done}
     waiting = [id for id in form.defenses if id not in finished]
-    return {waiting[0]: html.placeholder(waiting[0], "running …")} if waiting else {}
+    return {waiting[0]: placeholder(waiting[0], "running")} if waiting else {}
 
 
 def _progress(step: Step, done: Sequence[Card], say: Sequence[str]) -> str:
     if not done:
-        return say[-1] if say else "Waiting for the processor …"
-    words = f"step {step.done + 1} of {step.total}"
+        return say[-1] if say else tell("status.waiting")
+    now = {"done": step.done + 1, "total": step.total}
     method, *more = step.method.split("/")
     if more and slot(more[0]) in OUTPUTS:
-        rung = ", ".join(text.RUNGS[name][0] for name in AWARE if name in more)
-        return f"An attacker who knows {entry(more[0]).title}, {rung}: {words}"
+        tried = [name for name in AWARE if name in more]
+        rung = said(lambda words: ", ".join(words(f"rung.{name}") for name in tried))
+        return tell("status.knows", title=entry(more[0]).title, rung=rung, **now)
     known = method in SURVEY or slot(method) == SLOT
-    return f"{entry(method).title if known else 'Attack'}: {words}"
+    return tell("status.step", what=entry(method).title if known else tell("status.attack"), **now)
 
 
 def _summary(done: Sequence[Card], knows: bool) -> str:
@@ -297,17 +292,16 @@ def _summary(done: Sequence[Card], knows: bool) -> str:
     newest = {card.method: card for card in done if card.method != "undefended" and card.verdict}
     judged = [card for card in newest.values() if card.verdict != "wrong_clean"]
     if not newest:
-        return "Done."
+        return tell("done")
     missed = len(newest) - len(judged)
     if not judged:
-        return "Done: every defence is wrong on the clean picture already. No attack was needed."
+        return tell("done.nothing")
     held = sum(card.verdict == "held" for card in judged)
-    words = (
-        f"Done: {held} of {len(judged)} defences held against an attacker who does not know them"
-    )
+    parts = [tell("done.held", held=held, judged=len(judged))]
     if any(len(card.ladder) > 1 for card in judged):
-        words += f", {sum(not card.broken_by for card in judged)} against one who does"
+        parts.append(tell("done.aware", held=sum(not card.broken_by for card in judged)))
     elif knows:
-        words += ". One who does is tried in L∞ and L2 balls only, and this attack has none"
-    missing = f"; {missed} wrong on clean" if missed else ""
-    return f"{words}{missing}. One picture: no statistical claim."
+        parts.append(tell("done.no_ball"))
+    if missed:
+        parts.append(tell("done.missed", missed=missed))
+    return tell("done.one", words=joined(*parts))

@@ -6,6 +6,7 @@ The first paint is a finished story read from disk: no click, no model and no qu
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -15,6 +16,7 @@ from vlmdefense_demo.export import Story, read_story
 from vlmdefense_demo.images import fit, from_png, read_upload
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE
 from vlmdefense_demo.models.catalog import MODELS
+from vlmdefense_demo.request import AIMS
 from vlmdefense_demo.stories.recipes import FOLDER, RECIPES
 from vlmdefense_demo.survey import PARADIGMS, attacker, methods, unavailable
 from vlmdefense_demo.survey import first as ticked_first
@@ -24,12 +26,11 @@ from vlmdefense_demo.ui import (
     bench,
     curves,
     events,
-    handlers,
     pictures,
     ready,
     report,
     sharing,
-    text,
+    telling,
 )
 from vlmdefense_demo.ui import cards as html
 from vlmdefense_demo.ui import detectors as watching
@@ -38,10 +39,12 @@ from vlmdefense_demo.ui.controls import widgets
 from vlmdefense_demo.ui.events import EPS, Controls, choices
 from vlmdefense_demo.ui.examples import PRESETS, examples
 from vlmdefense_demo.ui.handlers import Site
+from vlmdefense_demo.ui.languages import switch
 from vlmdefense_demo.ui.photo import photo_input
 from vlmdefense_demo.ui.pipeline import SLOT, panel
 from vlmdefense_demo.ui.story import told
 from vlmdefense_demo.ui.survey import survey_tab
+from vlmdefense_demo.ui.words import Words, said, tell
 
 STORY = FOLDER / RECIPES[0].slug
 
@@ -49,10 +52,11 @@ STORY = FOLDER / RECIPES[0].slug
 def build(site: Site) -> gr.Blocks:
     """The whole app, events and endpoints included."""
     first = _first_paint(site, _story())
-    with gr.Blocks(title=text.TITLE, fill_width=True, delete_cache=(900, 3600)) as demo:
+    with gr.Blocks(title=tell("title"), fill_width=True, delete_cache=(900, 3600)) as demo:
         page = Controls()
         with gr.Row(elem_id="top", equal_height=False):
-            gr.HTML(f"<h1>{text.TITLE}</h1><p>{text.SUBTITLE}</p>", elem_id="title")
+            gr.HTML(said(_title), elem_id="title")
+            page.out["languages"] = switch()
             ready.lecture_button(page)
             sharing.toolbar(page)
         sharing.address_box(page)
@@ -74,11 +78,12 @@ def build(site: Site) -> gr.Blocks:
         page.learned = gr.State({})
         page.desk = desk()
         with gr.Tabs(elem_id="tabs"):
-            with gr.Tab("What is going on?"):
-                gr.Markdown(text.HELP)
-            with gr.Tab("Benchmark"):
+            with gr.Tab(tell("tab.help")):
+                # Gradio cleans a value that it is built with, and forgets its languages.
+                gr.Markdown().value = tell("help")
+            with gr.Tab(tell("tab.bench")):
                 page.bench = bench.tab()
-            with gr.Tab("Survey"):
+            with gr.Tab(tell("tab.survey")):
                 survey_tab(page.model)
         sharing.connect(demo, page, site, first.get("picture"))
         events.connect(page, site)
@@ -89,46 +94,55 @@ def build(site: Site) -> gr.Blocks:
     return demo
 
 
+def _title(words: Words) -> str:
+    return f"<h1>{words('title')}</h1><p>{words('subtitle')}</p>"
+
+
+def _kicker(key: str) -> None:
+    gr.HTML(said(lambda words: f'<p class="kicker">{words(key)}</p>'))
+
+
 def _image(page: Controls, first: dict[str, Any]) -> None:
     with gr.Column(scale=4, min_width=300, elem_classes="vd-panel"):
-        gr.HTML('<p class="kicker">1 · Image</p>')
+        _kicker("image.kicker")
         page.photos = examples()
         page.gallery = gr.Gallery(
             [(fit(read_upload(e.path).image, 224), e.caption) for e in page.photos],
             columns=4, rows=2, format="png", object_fit="cover", buttons=[],
-            allow_preview=False, interactive=False, show_label=False, label="Examples",
+            allow_preview=False, interactive=False, show_label=False, label=tell("image.examples"),
             elem_id="gallery",
         )  # fmt: skip
         page.picture = photo_input(
-            value=first.get("picture"), height=190, label="Your picture",
+            value=first.get("picture"), height=190, label=tell("image.picture"),
             sources=["upload", "clipboard"], buttons=[], elem_id="picture",
-            alt_text="The picture to attack",
+            alt_text=tell("image.alt"),
         )  # fmt: skip
         page.preset = gr.Dropdown(
-            list(PRESETS), value=first["preset"], label="What the model may answer",
+            [(tell(f"preset.{name}"), name) for name in PRESETS], value=first["preset"],
+            label=tell("image.preset"),
             elem_id="preset",
         )  # fmt: skip
         page.labels = gr.Textbox(
-            ", ".join(first["labels"]), lines=2, max_lines=6, label="Labels",
-            info=text.LABEL_HELP, elem_id="labels",
+            ", ".join(first["labels"]), lines=2, max_lines=6, label=tell("image.labels"),
+            info=tell("image.labels.info"), elem_id="labels",
         )  # fmt: skip
-        gr.HTML(f'<p class="vd-caption">{text.UPLOAD_NOTE}</p>')
+        gr.HTML(said(lambda words: f'<p class="vd-caption">{words("image.note")}</p>'))
 
 
 def _change(page: Controls, first: dict[str, Any]) -> None:
     with gr.Column(scale=9, min_width=340, elem_classes="vd-panel", elem_id="change"):
-        gr.HTML('<p class="kicker">2 · What changed</p>')
+        _kicker("change.kicker")
         pictures.panel(page.out, first)
 
 
 def _verdict(page: Controls, first: dict[str, Any]) -> None:
     with gr.Column(scale=4, min_width=270, elem_classes="vd-panel"):
-        gr.HTML('<p class="kicker">Verdict</p>')
+        _kicker("verdict.kicker")
         page.out["verdict"] = gr.HTML(first.get("verdict", ""), elem_id="verdict")
         file = first["pair"][1] if "pair" in first else None
         with gr.Row(elem_id="keep"):
             page.out["download"] = gr.DownloadButton(
-                "Adversarial PNG", value=file, interactive=file is not None, elem_id="download",
+                tell("verdict.png"), value=file, interactive=file is not None, elem_id="download",
                 min_width=110,
             )  # fmt: skip
             report.button(page.out)
@@ -139,13 +153,13 @@ def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
     with gr.Column(elem_classes="vd-panel", elem_id="strip"):
         with gr.Row(elem_id="controls"):
             page.attack = gr.Dropdown(
-                attacks, value=first["attack"], label="Attack", elem_id="attack", scale=3,
+                attacks, value=first["attack"], label=tell("attack"), elem_id="attack", scale=3,
                 min_width=150,
             )  # fmt: skip
             page.eps = gr.Radio(
                 list(EPS),
                 value=first["eps"],
-                label="ε of 255 levels",
+                label=tell("eps"),
                 elem_id="eps",
                 scale=4,
                 min_width=310,
@@ -155,55 +169,60 @@ def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
                 200,
                 first["steps"],
                 step=1,
-                label="Steps",
+                label=tell("steps"),
                 elem_id="steps",
                 scale=3,
                 min_width=160,
             )
             page.knows = gr.Radio(
-                list(text.ATTACKERS),
+                [(tell("attacker.unaware"), False), (tell("attacker.aware"), True)],
                 value=first["knows"],
-                label="The attacker",
+                label=tell("attacker"),
                 elem_id="knows",
                 scale=4,
                 min_width=230,
             )
             page.out["earlier"] = gr.State(first.get("earlier"))
             page.out["stop"] = gr.Button(
-                "Stop", interactive=False, elem_id="stop", scale=1, min_width=90
+                tell("stop"), interactive=False, elem_id="stop", scale=1, min_width=90
             )
             page.out["go"] = gr.Button(
-                "Attack & defend", variant="primary", elem_id="go", scale=2, min_width=190
+                tell("go"), variant="primary", elem_id="go", scale=2, min_width=190
             )
-        page.out["status"] = gr.HTML(handlers.status(""), elem_id="status")
-        with gr.Accordion("Details: goal, prompt, model, settings of the attack, seed", open=False):
+        page.out["status"] = gr.HTML(telling.status(""), elem_id="status")
+        with gr.Accordion(tell("details"), open=False):
             with gr.Row():
-                page.truth = gr.Textbox(label="Right answer", info=text.TRUTH_HELP, elem_id="truth")
+                page.truth = gr.Textbox(
+                    label=tell("truth"), info=tell("truth.info"), elem_id="truth"
+                )
                 page.goal = gr.Dropdown(
-                    [(words, kind) for kind, words in text.GOALS.items()], value="wrong",
-                    label="Goal of the attack", elem_id="goal",
+                    [(tell(f"goal.{kind}"), kind) for kind in AIMS], value="wrong",
+                    label=tell("goal"), elem_id="goal",
                 )  # fmt: skip
                 page.target = gr.Textbox(
-                    label="Target answer", info=text.TARGET_HELP, elem_id="target"
+                    label=tell("target"), info=tell("target.info"), elem_id="target"
                 )
                 page.template = gr.Textbox(
-                    DEFAULT_TEMPLATE, label="Prompt", info="{} is the label", elem_id="template"
+                    DEFAULT_TEMPLATE,
+                    label=tell("prompt"),
+                    info=tell("prompt.info"),
+                    elem_id="template",
                 )
                 page.model = gr.Dropdown(
-                    _models(site), value=site.model, label="Model", elem_id="model",
-                    info="Others than pocket are downloaded once.",
+                    _models(site), value=site.model, label=tell("model"), elem_id="model",
+                    info=tell("model.info"),
                 )  # fmt: skip
             with gr.Row():
                 page.second = photo_input(
-                    height=140, label="Second picture", sources=["upload"], buttons=[],
-                    visible=False, elem_id="second", alt_text="The picture to imitate",
+                    height=140, label=tell("second"), sources=["upload"], buttons=[],
+                    visible=False, elem_id="second", alt_text=tell("second.alt"),
                 )  # fmt: skip
                 for row in methods("attack").values():
                     if attacker(row).interactive:
                         shown = row.id == first["attack"]
                         page.params |= widgets(row, skip=("eps", "steps"), visible=shown)
                 page.seed = gr.Number(
-                    first["seed"], label="seed", info="of all noise", precision=0, minimum=0,
+                    first["seed"], label=tell("seed"), info=tell("seed.info"), precision=0, minimum=0,
                     maximum=2**31 - 1, elem_id="seed",
                 )  # fmt: skip
 
@@ -212,18 +231,20 @@ def _paradigm(page: Controls, site: Site, paradigm: Paradigm, first: dict[str, A
     rows = methods("defense", paradigm)
     ticked = [id for id in rows if id in ticked_first(site.model)]
     with gr.Column(min_width=330):
-        gr.HTML(html.paradigm_head(paradigm))
+        gr.HTML(said(partial(html.paradigm_head, paradigm)))
         page.chosen[paradigm] = gr.CheckboxGroup(
             choices(site.model, paradigm), value=ticked, container=False, show_label=False,
-            label=f"{PARADIGMS[paradigm][0]} defences", elem_id=f"choose-{paradigm}",
+            label=tell("defences", paradigm=tell(paradigm)), elem_id=f"choose-{paradigm}",
         )  # fmt: skip
-        page.greyed[paradigm] = gr.HTML(html.greyed(unavailable(site.model, paradigm)))
+        page.greyed[paradigm] = gr.HTML(
+            said(partial(html.greyed, unavailable(site.model, paradigm)))
+        )
         for row in rows.values():
             on = row.id in ticked
-            shown = first.get(row.id) or html.placeholder(row.id, "ready")
+            shown = first.get(row.id) or telling.placeholder(row.id, "ready")
             page.out[row.id] = gr.HTML(shown, elem_id=f"card-{row.id}", visible=on)
             with gr.Accordion(
-                f"{row.title} settings", open=False, visible=on and row.adjustable
+                tell("settings", title=row.title), open=False, visible=on and row.adjustable
             ) as settings:
                 page.params |= widgets(row)
             page.settings[row.id] = settings
@@ -262,10 +283,10 @@ def _first_paint(site: Site, story: Story | None) -> dict[str, Any]:
     return (
         controls
         | first
-        | {c.method: html.defence(c, order) for c in rest}
+        | {c.method: telling.defence(c, order) for c in rest}
         | {
-            "undefended": html.undefended(card, order),
-            "verdict": html.verdict(card, story.about["badge"]),
+            "undefended": telling.undefended(card, order),
+            "verdict": telling.verdict(card, story.about["badge"]),
             "picture": first["pair"][0],
             "earlier": told(story),
         }

@@ -1,7 +1,8 @@
 """Lecture mode: the shipped stories as slides, a dialog over the page that assets/lecture.js drives.
 
 Everything a lecture shows is in this markup, pictures included, so that it needs no server once the
-page has it. Every word is escaped here.
+page has it. Every word is escaped here. The frame, titles and cards speak the page's language; what
+is said on a slide is English.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from vlmdefense_demo.stories.slides import (
 )
 from vlmdefense_demo.types import Card, Prediction
 from vlmdefense_demo.ui import cards as html
-from vlmdefense_demo.ui import text
+from vlmdefense_demo.ui.words import ENGLISH, Said, Words, said
 
 SCRIPT, STYLE = ASSETS / "lecture.js", ASSETS / "lecture.css"
 PAGE_STYLE = ASSETS / "style.css"
@@ -44,7 +45,6 @@ DARK = (
     "<script>document.documentElement.classList.toggle("
     "'dark', matchMedia('(prefers-color-scheme: dark)').matches)</script>"
 )
-KEYS = "← → or Space: step · 1–4 or Enter: answer · N: notes · Home, End · Esc: leave"
 BARS = 4  # labels whose probabilities are drawn
 
 
@@ -65,47 +65,62 @@ def shipped() -> tuple[Facts, ...]:
     return tuple(found)
 
 
-def lecture(stories: Sequence[Facts]) -> str:
-    """The whole lecture."""
-    if not stories:
-        return ""
+def lecture(stories: Sequence[Facts]) -> Said:
+    """The whole lecture, in every language; its pictures are drawn once."""
+    drawn = [(facts, *_store(facts)) for facts in stories]
+    return said(lambda words: _dialog(drawn, words) if drawn else "")
+
+
+def _dialog(drawn: Sequence[tuple[Facts, str, int]], words: Words) -> str:
+    stories = [facts for facts, _, _ in drawn]
     options = "".join(
-        f'<option value="{f.recipe.slug}">{escape(LESSONS[f.recipe.slug].title)}</option>'
+        f'<option value="{f.recipe.slug}">{escape(words(f"lesson.{f.recipe.slug}"))}</option>'
         for f in stories
     )
     steps = "".join(
-        f'<li><button type="button" data-go="{n}" aria-label="Step {n}: {escape(title)}">{n}</button>'
+        f'<li><button type="button" data-go="{n}" '
+        f'aria-label="{escape(words("lec.step", number=n, title=words(f"step.{n}")))}">{n}</button>'
         "</li>"
-        for n, title in TITLES.items()
+        for n in TITLES
     )
+    measured = escape(words("lec.measured", answer="{}"))
     return (
-        '<dialog id="lecture-view" class="lecture" aria-label="Lecture"><header class="lec-bar">'
-        f'<select class="lec-story" aria-label="Story">{options}</select>'
-        f'<nav aria-label="Steps"><button type="button" data-key="ArrowLeft" '
-        f'aria-label="Previous step">←</button><ol>{steps}</ol><button type="button" '
-        f'data-key="ArrowRight" aria-label="Next step">→</button></nav>'
-        '<button type="button" data-key="n" aria-pressed="false">Notes</button>'
-        '<button type="button" data-key="Escape">Leave</button></header>'
-        f"{''.join(map(_story, stories))}"
+        f'<dialog id="lecture-view" class="lecture" aria-label="{words("lecture")}" '
+        f'data-measured="{measured}"><header class="lec-bar">'
+        f'<select class="lec-story" aria-label="{words("lec.story")}">{options}</select>'
+        f'<nav aria-label="{words("lec.steps")}"><button type="button" data-key="ArrowLeft" '
+        f'aria-label="{words("lec.previous")}">←</button><ol>{steps}</ol><button type="button" '
+        f'data-key="ArrowRight" aria-label="{words("lec.next")}">→</button></nav>'
+        f'<button type="button" data-key="n" aria-pressed="false">{words("lec.notes")}</button>'
+        f'<button type="button" data-key="Escape">{words("lec.leave")}</button></header>'
+        f"{''.join(_story(*story, words) for story in drawn)}"
         '<p class="lec-live" role="status" aria-live="polite"></p></dialog>'
     )
 
 
 def standalone(stories: Sequence[Facts]) -> str:
     """The lecture as one HTML file that needs nothing else: no server, no network, no Python."""
+    title, subtitle = ENGLISH("title"), ENGLISH("subtitle")
     styles = "".join(file.read_text(encoding="utf-8") for file in (PAGE_STYLE, STYLE))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(text.TITLE)}</title><style>{ALONE}{styles}</style>{DARK}</head>"
-        f'<body><h1>{escape(text.TITLE)}</h1><p>{escape(text.SUBTITLE)}</p><p><button type="button" '
+        f"<title>{escape(title)}</title><style>{ALONE}{styles}</style>{DARK}</head>"
+        f'<body><h1>{escape(title)}</h1><p>{escape(subtitle)}</p><p><button type="button" '
         f'onclick="lecture()">Open the lecture</button></p>{lecture(stories)}{head(opened=True)}'
         "</body></html>\n"
     )
 
 
-def _story(facts: Facts) -> str:
+def _story(facts: Facts, store: str, gain: int, words: Words) -> str:
     """A story's pictures once, then its eight steps, which refer to them."""
+    eight = slides(LESSONS[facts.recipe.slug], facts)
+    body = "".join(_slide(facts, slide, gain, words) for slide in eight)
+    return f'<div hidden class="lec-store">{store}</div>{body}'
+
+
+def _store(facts: Facts) -> tuple[str, int]:
+    """A story's pictures, and how often the difference is amplified."""
     slug, report = facts.recipe.slug, facts.report
     before, after = to_array(from_png(facts.story.clean)), to_array(from_png(report.png))
     gain = gain_for(max(report.linf, 1))
@@ -116,42 +131,43 @@ def _story(facts: Facts) -> str:
         f'<img alt="" data-store="{slug}/{name}" src="data:image/png;base64,{b64encode(png).decode()}">'
         for name, png in pictures.items()
     )
-    eight = slides(LESSONS[slug], facts)
-    body = "".join(_slide(facts, slide, gain) for slide in eight)
-    return f'<div hidden class="lec-store">{store}</div>{body}'
+    return store, gain
 
 
-def _slide(facts: Facts, slide: Slide, gain: int) -> str:
+def _slide(facts: Facts, slide: Slide, gain: int, words: Words) -> str:
     secret = " lec-secret" if slide.quiz else ""
-    said = "".join(f"<p>{escape(words)}</p>" for words in slide.text)
-    notes = "".join(f"<li>{escape(words)}</li>" for words in slide.notes)
-    asked = _quiz(slide.quiz) if slide.quiz else ""
-    keys = f'<p class="lec-keys">{KEYS}</p>' if slide.number == SEE else ""
-    message = escape(LESSONS[facts.recipe.slug].message)
+    said = "".join(f"<p{words.foreign}>{escape(some)}</p>" for some in slide.text)
+    notes = "".join(f"<li{words.foreign}>{escape(some)}</li>" for some in slide.notes)
+    asked = _quiz(slide.quiz, words) if slide.quiz else ""
+    keys = f'<p class="lec-keys">{words("lec.keys")}</p>' if slide.number == SEE else ""
+    message = escape(words(f"lesson.{facts.recipe.slug}.message"))
+    place = words("lec.of", number=slide.number, all=len(TITLES))
+    title = escape(words(f"step.{slide.number}"))
+    badge = f"<p{words.foreign}>{escape(str(facts.story.about['badge']))}</p>"
     return (
         f'<section class="lec-slide step-{slide.number}" data-story="{facts.recipe.slug}" '
         f'data-step="{slide.number}" {"data-quiz" * bool(slide.quiz)} hidden>'
-        f'<h2 tabindex="-1"><small>{slide.number} of {len(TITLES)}</small> {escape(slide.title)}</h2>'
-        f'<div class="lec-top"><div class="lec-pair">{_pair(slide.number, facts, gain)}</div>'
+        f'<h2 tabindex="-1"><small>{place}</small> {title}</h2>'
+        f'<div class="lec-top"><div class="lec-pair">{_pair(slide.number, facts, gain, words)}</div>'
         f'<div class="lec-say">{asked}<div class="lec-said{secret}">'
         f"{_verdict(slide.number, facts)}{said}{_bars(slide.number, facts)}</div></div></div>"
-        f'<div class="lec-cards{secret}">{_cards(slide, facts)}</div>{keys}'
-        f'<aside class="lec-notes" aria-label="Speaker notes"><b>{message}</b>'
-        f"<ul>{notes}</ul><p>{escape(str(facts.story.about['badge']))}</p></aside></section>"
+        f'<div class="lec-cards{secret}">{_cards(slide, facts, words)}</div>{keys}'
+        f'<aside class="lec-notes" aria-label="{words("lec.speaker")}"><b>{message}</b>'
+        f"<ul>{notes}</ul>{badge}</aside></section>"
     )
 
 
-def _pair(number: int, facts: Facts, gain: int) -> str:
+def _pair(number: int, facts: Facts, gain: int, words: Words) -> str:
     """Clean and attacked beside each other; before step 2 there is only the clean one."""
-    shown = [("clean", f"clean · {facts.plain.reference}")]
+    shown = [("clean", f"{words('clean')} · {facts.plain.reference}")]
     if number != SEE:
-        shown.append(("attacked", f"attacked · {facts.short}"))
+        shown.append(("attacked", f"{words('attacked')} · {facts.short}"))
     if number == CHANGED:
-        shown.append(("signed", f"difference × {gain}"))
+        shown.append(("signed", words("lec.difference", gain=gain)))
     return "".join(
-        f'<figure><img alt="{escape(words)}" data-picture="{name}"><figcaption>{escape(words)}'
+        f'<figure><img alt="{escape(caption)}" data-picture="{name}"><figcaption>{escape(caption)}'
         "</figcaption></figure>"
-        for name, words in shown
+        for name, caption in shown
     )
 
 
@@ -183,61 +199,59 @@ def _bar(label: str, p: float, asked: Prediction, plain: Card) -> str:
     )
 
 
-def _quiz(quiz: Quiz) -> str:
+def _quiz(quiz: Quiz, words: Words) -> str:
     options = "".join(
         f'<li><button type="button" data-option="{i + 1}" {"data-right" * (i == quiz.right)}>'
-        f"<span>{i + 1}</span> {escape(words)}</button></li>"
-        for i, words in enumerate(quiz.options)
+        f"<span>{i + 1}</span> {escape(option)}</button></li>"
+        for i, option in enumerate(quiz.options)
     )
     question = escape(quiz.question)
     return (
-        f'<div class="lec-quiz" role="group" aria-label="Question"><p>{question}</p>'
-        f"<ol>{options}</ol></div>"
+        f'<div class="lec-quiz" role="group" aria-label="{words("lec.question")}">'
+        f"<p{words.foreign}>{question}</p><ol{words.foreign}>{options}</ol></div>"
     )
 
 
-def _cards(slide: Slide, facts: Facts) -> str:
+def _cards(slide: Slide, facts: Facts, words: Words) -> str:
     order = html.class_order(facts.plain)
     if slide.number in SHORT:
-        return "".join(_short(card, *SHORT[slide.number](card)) for card in slide.cards)
-    return "".join(html.slide(card, order) for card in slide.cards)
+        return "".join(_short(card, *SHORT[slide.number](card, words)) for card in slide.cards)
+    return "".join(html.slide(card, order, words) for card in slide.cards)
 
 
-def _short(card: Card, chip: str, words: str) -> str:
-    words = re.sub(r" (?=[fb]\b)", "\u00a0", words)  # a number and its passes stay together
+def _short(card: Card, chip: str, text: str) -> str:
+    text = re.sub(r" (?=[fb]\b)", "\u00a0", text)  # a number and its passes stay together
     return (
         f'<article class="card short {card.paradigm}"><header><h3>{escape(card.title)}</h3>{chip}'
-        f"</header><p>{escape(words)}</p></article>"
+        f"</header><p>{escape(text)}</p></article>"
     )
 
 
-def _price(card: Card) -> tuple[str, str]:
+def _price(card: Card, words: Words) -> tuple[str, str]:
     """The time as a chip, and the clean answer with the passes in words."""
     assert card.cost is not None
     assert card.clean is not None
-    slower = "" if card.slowdown is None else f"× {card.slowdown:.1f} time"
+    times = "" if card.slowdown is None else words("lec.time", times=f"{card.slowdown:.1f}")
     return (
-        f'<span class="chip waiting">{slower}</span>',
-        f"{card.cost.passes()}. Clean: {answer(card.clean)}",
+        html.waiting_chip(times),
+        words("lec.price", passes=card.cost.passes(), answer=answer(card.clean)),
     )
 
 
-def _knows(card: Card) -> tuple[str, str]:
+def _knows(card: Card, words: Words) -> tuple[str, str]:
     """The verdict against the strongest attacker tried, and which one that was."""
     if len(card.ladder) < 2 and not card.broken_by:
-        why = "wrong on clean" if card.verdict == "wrong_clean" else "not run"
-        return f'<span class="chip waiting">{why}</span>', "Who knows it was not tried."
+        why = "wrong_clean" if card.verdict == "wrong_clean" else "not_run"
+        return html.waiting_chip(words(why)), words("lec.not_tried")
     rung = card.broken_by or card.ladder[-1]
-    kind = "fooled" if card.broken_by else "held"
-    symbol, word = text.VERDICTS["fooled" if card.broken_by else "held"]
-    start = "Broken by" if card.broken_by else "Last tried:"
+    start = words("card.broken" if card.broken_by else "lec.last")
     on_image = replace(rung.cost, text_forward=0, text_backward=0)
     known = rung.name != "transfer"
-    by = f"{text.RUNGS[rung.name][0]}, {on_image.passes()}" if known else "the old picture"
+    by = f"{words(f'rung.{rung.name}')}, {on_image.passes()}" if known else words("lec.old")
     return (
-        f'<span class="chip {kind}">{symbol} {word}</span>',
+        html.verdict_chip("fooled" if card.broken_by else "held", words),
         f"{start} {by}: {answer(rung.attacked)}",
     )
 
 
-SHORT: dict[int, Callable[[Card], tuple[str, str]]] = {PRICE: _price, KNOWS: _knows}
+SHORT: dict[int, Callable[[Card, Words], tuple[str, str]]] = {PRICE: _price, KNOWS: _knows}

@@ -1,6 +1,6 @@
 """A recipe as the query string of an address, and back.
 
-    ?v=1&picture=cat&labels=cat,dog&attack=pgd&pgd.eps=4&attacker=aware&defenses=ttc&ttc.steps=2&seed=0
+    ?v=1&picture=cat&labels=cat,dog&attack=pgd&pgd.eps=4&attacker=aware&defenses=ttc&ttc.steps=2&seed=0&lang=de
 
 `METHOD.FIELD` is what `--set` takes on the command line. Only the keys below are read, each one
 checked as a recipe in a file is; what cannot be used is left out and named, and the rest is kept.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qsl, quote_plus, urlencode
@@ -21,11 +21,13 @@ from vlmdefense_demo.models.catalog import MODELS
 from vlmdefense_demo.spec import fields, shown
 from vlmdefense_demo.survey import entry, usable
 from vlmdefense_demo.ui.recipe import Recipe, checked, label_list
+from vlmdefense_demo.ui.words import LANGUAGES, Said, joined, said, tell
 
 VERSION = "1"
 KEYS = ("labels", "template", "model", "attack", "goal", "target", "truth", "seed", "attacker",
         "defenses", "picture")  # fmt: skip
-ELSEWHERE = re.compile(r"view|lang|hide|story|__\w+")  # switches of the page that are no recipe
+LANGUAGE = "lang"  # of the page; a link without a recipe may have it, too
+ELSEWHERE = re.compile(r"view|hide|story|__\w+")  # switches of the page that are no recipe
 OWN = "own"  # the picture was somebody's own, and does not travel
 LONGEST, MOST_KEYS = 6000, 400
 UNCHANGED = "Nothing was changed."
@@ -41,27 +43,28 @@ class Link:
         recipe: complete: what the link leaves open is as on a fresh page.
         picture: a caption of the gallery, `OWN`, or "" for the picture of a fresh page.
         left_out: what could not be used, a sentence each.
+        language: code of the language it asks for; "" leaves that to the browser.
     """
 
     recipe: Recipe
     picture: str
     left_out: tuple[str, ...] = ()
+    language: str = ""
 
     def sentence(self) -> str:
         """What was set, and what was not, for the status line."""
         recipe = self.recipe
-        words = f"Set as in the link: {recipe.attack_in_words()}, seed {recipe.seed}."
+        parts = [tell("link.set", attack=recipe.attack_in_words(), seed=recipe.seed)]
         if self.picture == OWN:
-            words += (
-                " Its picture was somebody's own, which a link cannot carry: choose or drop one."
-            )
+            parts.append(tell("link.not_here"))
         if recipe.goal == "picture":
-            words += " The second picture cannot travel either."
+            parts.append(tell("link.no_second"))
         if self.left_out:
-            some = " ".join(_clip(why, 150) for why in self.left_out[:3])
+            parts.append(tell("link.left_out", some=_reasons(self.left_out[:3])))
             more = len(self.left_out) - 3
-            words += f" Left out: {some}" + (f" And {more} more." if more > 0 else "")
-        return words
+            if more > 0:
+                parts.append(tell("link.more", more=more))
+        return joined(*parts)
 
 
 def read_query(search: str) -> dict[str, str]:
@@ -80,8 +83,11 @@ def read_query(search: str) -> dict[str, str]:
     return query if any(key == "v" or key in KEYS or "." in key for key in query) else {}
 
 
-def write_link(about: Mapping[str, Any], picture: str) -> str:
+def write_link(about: Mapping[str, Any], picture: str, language: str = "") -> str:
     """The query string of a recipe.
+
+    Args:
+        language: code of the language to open it in; "" leaves that to the browser.
 
     Raises:
         DemoError: the recipe cannot be used, or is too long for an address.
@@ -99,6 +105,8 @@ def write_link(about: Mapping[str, Any], picture: str) -> str:
     given |= {"seed": recipe.seed, "defenses": ",".join(defenses)}
     for id, values in defenses.items():
         given |= _pairs(id, values)
+    if language:
+        given[LANGUAGE] = language
     query = "?" + urlencode(given, safe=",", quote_via=quote_plus)
     if len(query) > LONGEST:
         raise DemoError(
@@ -131,7 +139,8 @@ def read_link(
         raise DemoError("This link is too long to be one of this page.", "Nothing was changed.")
     reader = _Reader(query, dict(fresh))
     reader.read(captions)
-    return Link(_complete(checked(reader.about)), reader.picture, tuple(reader.left_out))
+    recipe = _complete(checked(reader.about))
+    return Link(recipe, reader.picture, tuple(reader.left_out), reader.language)
 
 
 class _Reader:
@@ -139,7 +148,7 @@ class _Reader:
 
     def __init__(self, query: Mapping[str, str], about: About) -> None:
         self.query, self.about = query, about
-        self.picture = ""
+        self.picture = self.language = ""
         self.left_out: list[str] = []
 
     def read(self, captions: Mapping[str, Any]) -> None:
@@ -159,10 +168,12 @@ class _Reader:
                 self._defense(id)
         if "picture" in query:
             self._picture(query["picture"], captions)
+        if LANGUAGE in query:
+            self._language(query[LANGUAGE])
         for key in query:
             if "." in key:
                 self._field(key)
-            elif key not in KEYS and key != "v" and not ELSEWHERE.fullmatch(key):
+            elif key not in (*KEYS, LANGUAGE, "v") and not ELSEWHERE.fullmatch(key):
                 self.left_out.append(f"Unknown key {_clip(key, 40)!r}.")
 
     def _take(self, **changes: Any) -> str:
@@ -192,6 +203,12 @@ class _Reader:
         if why:
             self.left_out.append(why)
             self._take(**{key: v for key, v in changes.items() if key in ("attack", "params")})
+
+    def _language(self, code: str) -> None:
+        if code in LANGUAGES:
+            self.language = code
+        else:
+            self.left_out.append(f"Unknown language {_clip(code, 40)!r}.")
 
     def _model(self, name: str) -> None:
         if name in MODELS:
@@ -225,6 +242,12 @@ class _Reader:
             self._try(defenses=self.about["defenses"] | {method: values})
         else:
             self.left_out.append(f"{_clip(key, 40)!r} belongs to no method of this link.")
+
+
+def _reasons(left_out: Sequence[str]) -> Said:
+    """The first of what was left out, each not too long, in a language."""
+    some = [_clip(why, 150) for why in left_out]
+    return said(lambda words: words.joint.join(map(words.refusal, some)))
 
 
 def _complete(recipe: Recipe) -> Recipe:

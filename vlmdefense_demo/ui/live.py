@@ -14,8 +14,10 @@ from vlmdefense_demo.errors import DemoError
 from vlmdefense_demo.survey import entry
 from vlmdefense_demo.types import Card
 from vlmdefense_demo.ui import cards as html
-from vlmdefense_demo.ui.handlers import Earlier, Site, status
+from vlmdefense_demo.ui.handlers import Earlier, Site
 from vlmdefense_demo.ui.pipeline import SLOT, slot
+from vlmdefense_demo.ui.telling import defence, placeholder, status
+from vlmdefense_demo.ui.words import joined, refused, said, tell
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +31,13 @@ def again(
     """
     skip = gr.skip()
     if earlier is None or earlier.story:
-        words = f"{entry(id).title} is set. Press “Attack & defend” to see it."
-        yield skip, skip, status(words), skip
+        yield skip, skip, status(tell("status.set", title=entry(id).title)), skip
         return
     moved = dict(_moved(earlier.request.defenses, id, values))
     if not moved:
         yield skip, skip, skip, skip
         return
-    yield *_shown({key: html.placeholder(key, "running …") for key in moved}), skip, skip
+    yield *_shown({key: placeholder(key, "running") for key in moved}), skip, skip
     request = replace(earlier.request, defenses=moved)
 
     def work() -> list[Card]:
@@ -46,20 +47,21 @@ def again(
     try:
         cards = site.worker.call(work)
     except DemoError as error:
-        failed = {key: html.placeholder(key, "not run", str(error)) for key in moved}
-        yield *_shown(failed), status(str(error), failed=True), skip
+        failed = {key: placeholder(key, "not_run", str(error)) for key in moved}
+        yield *_shown(failed), status(refused(error), failed=True), skip
         return
-    words = f"{' and '.join(entry(key).title for key in moved)} again, on the same file."
+    titles = [entry(key).title for key in moved]
+    sentence = tell("status.again", titles=said(lambda words: words("status.and").join(titles)))
     if earlier.request.rungs:
-        words += " The attacker who knows it is tried at the next run."
+        sentence = joined(sentence, tell("status.later"))
     order = html.class_order(earlier.card)
-    done = {card.method: html.defence(card, order) for card in cards}
+    done = {card.method: defence(card, order) for card in cards}
     now = replace(request, defenses={**earlier.request.defenses, **moved})
     kept = {card.method: card for card in earlier.cards}
     if kept:  # else the run that shows them is not over
         kept |= {card.method: card for card in cards}
     ran = replace(earlier, request=now, cards=tuple(kept.values()), curves=())
-    yield *_shown(done), status(words), ran
+    yield *_shown(done), status(sentence), ran
 
 
 def _moved(

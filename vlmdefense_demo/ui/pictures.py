@@ -16,11 +16,9 @@ from vlmdefense_demo.images import from_png, to_array, to_png
 from vlmdefense_demo.stage import LOOKS
 from vlmdefense_demo.types import AttackReport, Images, Note
 from vlmdefense_demo.ui.files import Outbox
+from vlmdefense_demo.ui.words import ENGLISH, Said, Words, said, tell
 
-VIEWS = (
-    ("Slider", "pair"), ("Flicker", "flicker"), ("Difference", "signed"), ("Size of δ", "magnitude"),
-    ("Spectrum", "spectrum"), ("Where it looks", "looks"),
-)  # fmt: skip
+VIEWS = ("pair", "flicker", "signed", "magnitude", "spectrum", "looks")
 PICTURES = ("pair", "flick_clean", "flick_attacked", "signed", "magnitude", "spectrum", "look_clean",
             "look_attacked")  # fmt: skip
 CAPTIONS = (
@@ -31,17 +29,10 @@ CAPTIONS = (
     "look_caption",
 )
 OUTPUTS = (*PICTURES, *CAPTIONS)
-DRAG = "Drag. The right half is the file you can download."
-FLICKER = (
-    '<p class="vd-caption flicker-moves">Original and attacked in turn, half a second each, so one '
-    "cycle a second. What moves is the attack.</p>"
-    '<p class="vd-caption flicker-still">Your system asks for less motion, so nothing flickers: '
-    "the original, then the attacked picture.</p>"
-)
-LATER = "Drawn once every defence has answered."
-PAUSE = """(label) => {
+PAUSE = """() => {
   const stopped = document.querySelector('#flicker').classList.toggle('paused');
-  return stopped ? 'Go on' : 'Pause';
+  const words = document.querySelector('.flicker-moves').dataset;
+  return stopped ? words.go : words.pause;
 }"""
 Update = dict[str, Any]
 
@@ -60,37 +51,53 @@ def panel(out: dict[str, Any], first: Mapping[str, Any]) -> None:
         out[name] = gr.HTML(first.get(name, ""))
 
     gr.Radio(
-        list(VIEWS), value="pair", label="View", show_label=False, container=False, elem_id="view",
+        [(tell(f"view.{view}"), view) for view in VIEWS], value="pair", label=tell("view"), show_label=False, container=False, elem_id="view",
         interactive=True,
     )  # fmt: skip
     with gr.Row(elem_classes="pictures result"):
         with gr.Column(scale=7, min_width=300, elem_classes="shot shot-pair"):
             out["pair"] = gr.ImageSlider(
                 first.get("pair"), type="filepath", format="png", interactive=False,
-                label="Original | attacked", show_label=False, buttons=["fullscreen"],
+                label=tell("alt.pair"), show_label=False, buttons=["fullscreen"],
                 elem_id="pair", elem_classes="pix",
             )  # fmt: skip
             caption("pair_caption")
         with gr.Column(scale=3, min_width=150, elem_classes="shot shot-signed shot-magnitude"):
-            for name, label in (("signed", "Signed difference"), ("magnitude", "Size of δ")):
+            for name, key in (("signed", "alt.signed"), ("magnitude", "view.magnitude")):
                 with gr.Column(elem_classes=f"part part-{name}"):
-                    picture(name, label)
+                    picture(name, tell(key))
                     caption(f"{name}_caption")
         with gr.Column(elem_classes="shot shot-flicker"):
             with gr.Column(elem_id="flicker"):
-                picture("flick_clean", "Original", buttons=[])
-                picture("flick_attacked", "Attacked", buttons=[])
-            pause = gr.Button("Pause", size="sm", elem_id="pause", elem_classes="tool")
-            gr.HTML(FLICKER)
+                picture("flick_clean", tell("alt.original"), buttons=[])
+                picture("flick_attacked", tell("alt.attacked"), buttons=[])
+            pause = gr.Button(
+                tell("flicker.pause"), size="sm", elem_id="pause", elem_classes="tool"
+            )
+            gr.HTML(said(flicker))
         with gr.Column(elem_classes="shot shot-spectrum"):
-            picture("spectrum", "Spectrum of δ")
+            picture("spectrum", tell("alt.spectrum"))
             caption("spectrum_caption")
         with gr.Column(elem_classes="shot shot-looks"):
             with gr.Row(elem_id="looks"):
-                picture("look_clean", "Where the model looks on the original")
-                picture("look_attacked", "Where the model looks on the attacked picture")
+                picture("look_clean", tell("alt.look.clean"))
+                picture("look_attacked", tell("alt.look.attacked"))
             caption("look_caption")
-    pause.click(None, pause, pause, js=PAUSE, api_visibility="private", show_progress="hidden")
+    pause.click(None, None, pause, js=PAUSE, api_visibility="private", show_progress="hidden")
+
+
+def flicker(words: Words = ENGLISH) -> str:
+    """The captions of the flicker, the words of its button, and those the style writes on it."""
+    names = "".join(
+        f'#flick-{id}::after {{ content: "{words(f"flicker.{key}")}"; }}'
+        for id, key in (("clean", "original"), ("attacked", "attacked"))
+    )
+    return (
+        f"<style>{names}</style>"
+        f'<p class="vd-caption flicker-moves" data-go="{words("flicker.go")}" '
+        f'data-pause="{words("flicker.pause")}">{words("flicker.moves")}</p>'
+        f'<p class="vd-caption flicker-still">{words("flicker.still")}</p>'
+    )
 
 
 def made(outbox: Outbox, clean: Images, report: AttackReport) -> Update:
@@ -110,11 +117,11 @@ def made(outbox: Outbox, clean: Images, report: AttackReport) -> Update:
         "spectrum": heatmap.spectrum(before, after),
         "look_clean": None,
         "look_attacked": None,
-        "pair_caption": _caption(DRAG),
+        "pair_caption": _caption(tell("caption.drag")),
         "signed_caption": signed_caption(gain),
         "magnitude_caption": magnitude_caption(top),
         "spectrum_caption": spectrum_caption(*heatmap.fine_share(before, after)),
-        "look_caption": _caption(LATER),
+        "look_caption": _caption(tell("caption.later")),
         "download": gr.DownloadButton(value=path, interactive=True),
     }
 
@@ -125,7 +132,11 @@ def looked(clean: Images, report: AttackReport, notes: Sequence[Note]) -> Update
     if note is None:
         return {}
     if note.kind != "maps":
-        return {"look_clean": None, "look_attacked": None, "look_caption": _caption(note.value)}
+        return {
+            "look_clean": None,
+            "look_attacked": None,
+            "look_caption": _caption(note.value),
+        }  # a sentence of the model's, in English
     pair = to_array(clean), to_array(from_png(report.png))
     one, two, top = heatmap.looks(*pair, note.value)
     return {"look_clean": one, "look_attacked": two, "look_caption": look_caption(note.value, top)}
@@ -136,48 +147,40 @@ def cleared() -> Update:
     return dict.fromkeys(PICTURES) | dict.fromkeys(CAPTIONS, "")
 
 
-def signed_caption(gain: int) -> str:
+def signed_caption(gain: int) -> Said:
     """The amplification, and which change is black and which is white."""
     grey = f"{127 / gain:.1f}"
-    words = f"Difference, signed, amplified ×{gain}, in levels of 255"
-    return _caption(words) + _scale("grey", f"−{grey}", "0", f"+{grey}")
+    return _caption(tell("caption.signed", gain=gain), _scale("grey", f"−{grey}", "0", f"+{grey}"))
 
 
-def magnitude_caption(top: float) -> str:
+def magnitude_caption(top: float) -> Said:
     """The scale of the size: from nothing to what the attack was allowed."""
-    return _caption("Largest |δ| of a pixel, in levels of 255") + _scale("", "0", f"{top:g}")
+    return _caption(tell("caption.magnitude"), _scale("", "0", f"{top:g}"))
 
 
-def spectrum_caption(fine: float, noise: float) -> str:
+def spectrum_caption(fine: float, noise: float) -> Said:
     """The logarithmic scale, and the share of fine waves in words."""
-    words = (
-        "Spectrum of δ, its colours averaged: slow waves in the middle, the finest at the edge; "
-        f"amplitude in levels, logarithmic. {fine:.0%} of its energy lies above half Nyquist, in "
-        f"waves shorter than four pixels; white noise has {noise:.0%}."
-    )
-    return _caption(words) + _scale("", "0.001", "0.03", "1")
+    text = tell("caption.spectrum", fine=f"{fine:.0%}", noise=f"{noise:.0%}")
+    return _caption(text, _scale("", "0.001", "0.03", "1"))
 
 
-def look_caption(value: Mapping[str, Any], top: float) -> str:
+def look_caption(value: Mapping[str, Any], top: float) -> Said:
     """How the map was made, for which answers, and its one scale."""
     grid = f"{len(value['clean'])}×{len(value['clean'][0])}"
-    if value["how"] == "rollout":
-        how = (
-            f"Attention rollout: what each of {grid} patches adds to the answer's token, all layers"
-        )
-        end = f"{100 * top:.2g} % of it"
-    else:
-        how = f"Gradient × activation on the last {grid} grid: what speaks for the answer"
-        end = f"{top:.2g} logits"
+    rollout = value["how"] == "rollout"
+    key, most = ("caption.rollout", 100 * top) if rollout else ("caption.gradient", top)
     clean, attacked = (f"<b>{escape(answer)}</b>" for answer in value["answers"])
-    return (
-        f'<p class="vd-caption">Original: {clean}. Attacked: {attacked}. {how}. One scale for both.'
-        f"</p>{_scale('', '0', end)}"
-    )
+
+    def caption(words: Words) -> str:
+        text = words("caption.looks", clean=clean, attacked=attacked, how=words(key, grid=grid))
+        end = words(f"{key}.end", top=f"{most:.2g}")
+        return f'<p class="vd-caption">{text}</p>{_scale("", "0", end)}'
+
+    return said(caption)
 
 
-def _caption(words: str) -> str:
-    return f'<p class="vd-caption">{escape(words)}</p>'
+def _caption(text: str, scale: str = "") -> Said:
+    return said(lambda words: f'<p class="vd-caption">{escape(words.say(text))}</p>{scale}')
 
 
 def _scale(kind: str, *ends: str) -> str:

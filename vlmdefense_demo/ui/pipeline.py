@@ -11,12 +11,9 @@ import gradio as gr
 from vlmdefense_demo.survey import THEN, entry, followers, leaders, methods
 from vlmdefense_demo.ui import cards as html
 from vlmdefense_demo.ui.controls import Widgets, collect
+from vlmdefense_demo.ui.words import ENGLISH, Words, said, tell
 
 SLOT = "pipeline"
-NOTE = (
-    "A filter of the picture or a robust tower first; what it hands over goes to the second. Both "
-    "use their settings as they stand in their columns."
-)
 
 
 @dataclass
@@ -39,10 +36,12 @@ def panel(model: str) -> Pair:
     it = Pair()
     with gr.Row(equal_height=False, elem_id="pipeline"):
         with gr.Column(scale=1, min_width=330, elem_classes="vd-panel"):
-            gr.HTML(f'<p class="kicker">One after another</p><p class="vd-caption">{NOTE}</p>')
-            it.first = gr.Dropdown(_leading(model), value="", label="First", elem_id="pipe-first")
+            gr.HTML(said(_head))
+            it.first = gr.Dropdown(
+                _leading(model), value="", label=tell("pair.first"), elem_id="pipe-first"
+            )
             it.second = gr.Dropdown(
-                [], value=None, label="Then", elem_id="pipe-second", interactive=False
+                [], value=None, label=tell("pair.then"), elem_id="pipe-second", interactive=False
             )
         with gr.Column(scale=2, min_width=330):
             it.card = gr.HTML(visible=False, elem_id=f"card-{SLOT}")
@@ -63,7 +62,10 @@ def choose(model: str, first: str, second: str | None) -> tuple[Any, Any, Any]:
     return (
         gr.update(choices=_leading(model), value=first),
         gr.update(choices=_titled(there), value=second, interactive=bool(first)),
-        gr.update(value=html.placeholder(id, "ready") if id else "", visible=bool(id)),
+        gr.update(
+            value=said(lambda words: html.placeholder(id, "ready", words=words)) if id else "",
+            visible=bool(id),
+        ),
     )
 
 
@@ -89,7 +91,11 @@ def slot(method: str) -> str:
 
 
 def _leading(model: str) -> list[tuple[str, str]]:
-    return [("none", ""), *_titled(leaders(model))]
+    return [(tell("pair.none"), ""), *_titled(leaders(model))]
+
+
+def _head(words: Words = ENGLISH) -> str:
+    return f'<p class="kicker">{words("pair")}</p><p class="vd-caption">{words("pair.note")}</p>'
 
 
 def _titled(ids: Sequence[str]) -> list[tuple[str, str]]:

@@ -10,10 +10,9 @@ import gradio as gr
 from vlmdefense_demo.images import from_png
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE
 from vlmdefense_demo.stories.facts import Facts
-from vlmdefense_demo.stories.lessons import LESSONS
 from vlmdefense_demo.stories.recipes import MODEL
 from vlmdefense_demo.ui import cards as html
-from vlmdefense_demo.ui import handlers, pictures, text
+from vlmdefense_demo.ui import handlers, pictures, telling
 from vlmdefense_demo.ui.events import SETTLE, Controls
 from vlmdefense_demo.ui.handlers import Site, Update
 from vlmdefense_demo.ui.lecture import lecture, shipped
@@ -21,6 +20,7 @@ from vlmdefense_demo.ui.pipeline import SLOT
 from vlmdefense_demo.ui.recipe import checked
 from vlmdefense_demo.ui.sharing import restored, settings
 from vlmdefense_demo.ui.story import told
+from vlmdefense_demo.ui.words import language_of, spoken, tell
 
 LECTURE = "() => window.lecture && window.lecture()"
 NAMES = tuple(name for name in handlers.OUTPUTS if name != SLOT)  # its card is among `restored`
@@ -29,16 +29,21 @@ NAMES = tuple(name for name in handlers.OUTPUTS if name != SLOT)  # its card is 
 def lecture_button(page: Controls) -> None:
     """Beside the title; the key L does the same."""
     page.out["lecture"] = gr.Button(
-        "Lecture", size="sm", scale=0, min_width=100, elem_id="open-lecture", elem_classes="tool"
+        tell("lecture"),
+        size="sm",
+        scale=0,
+        min_width=100,
+        elem_id="open-lecture",
+        elem_classes="tool",
     )
 
 
 def shelf(page: Controls) -> None:
     """The list of stories; the page opens with the first."""
     page.stories = shipped()
-    choices = [(LESSONS[f.recipe.slug].title, f.recipe.slug) for f in page.stories]
+    choices = [(tell(f"lesson.{f.recipe.slug}"), f.recipe.slug) for f in page.stories]
     page.out["story"] = gr.Radio(
-        choices, value=choices[0][1] if choices else None, label="Ready stories",
+        choices, value=choices[0][1] if choices else None, label=tell("stories"),
         container=False, visible=bool(choices), elem_id="stories",
     )  # fmt: skip
 
@@ -50,12 +55,17 @@ def connect(demo: gr.Blocks, page: Controls, site: Site) -> None:
     }  # fmt: skip
     slides, story = gr.HTML(elem_id="lecture", padding=False), page.out["story"]
     markup = lecture(page.stories)
-    demo.load(lambda: markup, None, slides, **hidden)
+
+    def dialog(request: gr.Request) -> str:
+        return language_of(request).say(markup)
+
+    demo.load(dialog, None, slides, **hidden)
     page.out["lecture"].click(None, js=LECTURE, **hidden)
     outputs = [*(page.out[name] for name in NAMES), *restored(page), page.picture]
 
-    def choose(slug: str) -> Sequence[Any]:
-        return show(page, site, next(f for f in page.stories if f.recipe.slug == slug))
+    def choose(slug: str, request: gr.Request) -> Sequence[Any]:
+        facts = next(f for f in page.stories if f.recipe.slug == slug)
+        return [spoken(value, language_of(request)) for value in show(page, site, facts)]
 
     story.input(choose, story, outputs, js=SETTLE, **hidden)
     page.out["go"].click(None, None, story, js="() => null", **hidden)
@@ -80,19 +90,19 @@ def _results(site: Site, facts: Facts) -> Update:
     clean, plain = from_png(facts.story.clean), facts.plain
     order = html.class_order(plain)
     return (
-        {id: html.placeholder(id, "ready") for id in handlers.DEFENSES}
+        {id: telling.placeholder(id, "ready") for id in handlers.DEFENSES}
         | pictures.made(site.outbox, clean, facts.report)
         | {"look_caption": ""}
         | pictures.looked(clean, facts.report, plain.notes)
-        | {card.method: html.defence(card, order) for card in facts.story.cards[1:]}
+        | {card.method: telling.defence(card, order) for card in facts.story.cards[1:]}
         | {
-            "undefended": html.undefended(plain, order),
-            "verdict": html.verdict(plain, facts.story.about["badge"]),
+            "undefended": telling.undefended(plain, order),
+            "verdict": telling.verdict(plain, facts.story.about["badge"]),
             "earlier": told(facts.story),
             "detect": gr.Button(interactive=True),
-            "readings": text.unread(),
-            "status": handlers.status(
-                f"{LESSONS[facts.recipe.slug].title}: a shipped result; nothing was computed now."
+            "readings": telling.unread(),
+            "status": telling.status(
+                tell("status.story", title=tell(f"lesson.{facts.recipe.slug}"))
             ),
         }
     )

@@ -15,6 +15,7 @@ from vlmdefense_demo.labels import SAME
 from vlmdefense_demo.models.catalog import MODELS
 from vlmdefense_demo.survey import entry
 from vlmdefense_demo.ui.wire import ATTACKERS, read_request
+from vlmdefense_demo.ui.words import joined, tell
 
 MAX_SEED = 2**31 - 1
 
@@ -58,12 +59,9 @@ class Recipe:
 
     def sentence(self) -> str:
         """What was found in a file, for the status line."""
-        where = "" if self.model else " Its model is not known here."
         how = self.against or self.attack_in_words()
-        return (
-            f"Made by this demo: {how}, seed {self.seed}. "
-            f"Labels and settings are set as they were.{where}"
-        )
+        made = tell("recipe.made", how=how, seed=self.seed)
+        return made if self.model else joined(made, tell("recipe.model"))
 
 
 def checked(about: Mapping[str, Any]) -> Recipe:
@@ -115,7 +113,7 @@ def _against(about: Mapping[str, Any]) -> str:
     how, defense = about.get("how"), about.get("defense")
     if not isinstance(how, str) or not isinstance(defense, str):
         raise InvalidLabels("it does not say which defence it was made against.")
-    return f"{how[:120]}, against {entry(defense, 'defense').title}"
+    return tell("recipe.against", how=how[:120], title=entry(defense, "defense").title)
 
 
 def _labels(labels: Any, groups: Any) -> list[str]:

@@ -19,13 +19,25 @@ from vlmdefense_demo.errors import DemoError, InvalidImage
 from vlmdefense_demo.images import fit, read_upload
 from vlmdefense_demo.models.catalog import MODELS
 from vlmdefense_demo.survey import PARADIGMS, THEN, methods
-from vlmdefense_demo.ui import handlers, pipeline
+from vlmdefense_demo.ui import handlers, pipeline, telling
 from vlmdefense_demo.ui.controls import Key
 from vlmdefense_demo.ui.events import Controls, regroup
 from vlmdefense_demo.ui.examples import PRESETS
 from vlmdefense_demo.ui.handlers import Form, Site
-from vlmdefense_demo.ui.link import OWN, Link, read_link, read_query, write_link
+from vlmdefense_demo.ui.languages import SPEAK
+from vlmdefense_demo.ui.link import LANGUAGE, OWN, Link, read_link, read_query, write_link
 from vlmdefense_demo.ui.recipe import Recipe, checked, label_list, read_recipe
+from vlmdefense_demo.ui.words import (
+    ENGLISH,
+    LANGUAGES,
+    Said,
+    joined,
+    language_of,
+    refused,
+    said,
+    spoken,
+    tell,
+)
 
 SIDE = 224
 # The address is known to the browser only; where it may not use the clipboard, the text is marked.
@@ -68,7 +80,7 @@ class Shelf:
 def toolbar(page: Controls) -> None:
     """The button, beside the title."""
     page.out["share"] = gr.Button(
-        "Copy link", size="sm", scale=0, min_width=120, elem_id="share", elem_classes="tool"
+        tell("share"), size="sm", scale=0, min_width=120, elem_id="share", elem_classes="tool"
     )
 
 
@@ -76,7 +88,7 @@ def address_box(page: Controls) -> None:
     """What a link says or cannot carry, and the link itself for browsers without a clipboard."""
     page.out["note"] = gr.HTML(_note(""), elem_id="link-note")
     page.out["link"] = gr.Textbox(
-        label="Link to these settings", visible=False, lines=1, max_lines=1, container=False,
+        label=tell("link"), visible=False, lines=1, max_lines=1, container=False,
         elem_id="link",
     )  # fmt: skip
 
@@ -89,13 +101,22 @@ def connect(demo: gr.Blocks, page: Controls, site: Site, first: str | None) -> N
         "queue": False, "api_visibility": "private", "show_progress": "hidden",
     }  # fmt: skip
     status, note, box = page.out["status"], page.out["note"], page.out["link"]
-    page.picture.upload(partial(restore, page), page.picture, [*restored(page), status], **hidden)
 
-    def opened(search: str) -> list[Any]:
-        return open_link(page, shelf, fresh, search)
+    def uploaded(path: str | None, request: gr.Request) -> list[Any]:
+        return spoken(restore(page, path), language_of(request))
 
-    def share(values: Mapping[Any, Any]) -> tuple[Any, Any]:
-        return make_link(page.form(values), shelf)
+    page.picture.upload(uploaded, page.picture, [*restored(page), status], **hidden)
+
+    def opened(search: str, request: gr.Request) -> list[Any]:
+        return spoken(open_link(page, shelf, fresh, search), language_of(request))
+
+    def share(values: Mapping[Any, Any], request: gr.Request) -> tuple[Any, Any]:
+        made = make_link(page.form(values), shelf, _asked_for(request))
+        return spoken(made, language_of(request))
+
+    def asked(values: Mapping[Any, Any]) -> str:
+        form = page.form(values)
+        return "" if _is_as_opened(form, shelf, fresh) else query_of(form, shelf)
 
     # The browser alone reads the address: a visit without a recipe in it costs the server nothing.
     search, wanted = (gr.Textbox(visible="hidden", label=label) for label in ("address", "photo"))
@@ -107,6 +128,10 @@ def connect(demo: gr.Blocks, page: Controls, site: Site, first: str | None) -> N
         None, box, box, js=COPY, **hidden
     )
     page.out["go"].click(None, None, [note, box], js=CLEAR, **hidden)
+    settings = gr.Textbox(visible="hidden", label="settings")
+    page.out["languages"].click(asked, set(page.inputs()), settings, **hidden).then(
+        None, settings, None, js=SPEAK, **hidden
+    )
 
 
 def about(form: Form) -> dict[str, Any]:
@@ -126,27 +151,31 @@ def about(form: Form) -> dict[str, Any]:
     }
 
 
-def make_link(form: Form, shelf: Shelf) -> tuple[Any, Any]:
+def make_link(form: Form, shelf: Shelf, language: str = "") -> tuple[Any, Any]:
     """(the box, the note): a link to the settings as they stand, and what it cannot carry."""
     picture = shelf.name(form.picture)
     try:
-        query = write_link(about(form), picture)
+        query = write_link(about(form), picture, language)
     except DemoError as error:
-        return gr.update(value="", visible=False), _note(str(error), failed=True)
-    words = (
-        "This link brings the settings back. It is on the clipboard, if your browser allows that."
-    )
-    if picture == OWN:
-        words += " Your own picture does not travel: who opens the link is asked for one."
-    if form.goal == "picture":
-        words += " The second picture does not travel."
-    if form.model not in MODELS:
-        words += " The model is this server's own and is not named in it."
-    if handlers.own_prompts(form.model, form.learned):
-        words += " What was trained on this page stays here."
+        return gr.update(value="", visible=False), _note(refused(error), failed=True)
+    lost = {
+        "link.own": picture == OWN,
+        "link.second": form.goal == "picture",
+        "link.model": form.model not in MODELS,
+        "link.trained": bool(handlers.own_prompts(form.model, form.learned)),
+    }
+    words = joined(tell("link.made"), *(tell(key) for key, is_lost in lost.items() if is_lost))
     space = os.environ.get("SPACE_ID", "")  # a Space is a frame: its own address is not the page's
     base = f"https://huggingface.co/spaces/{space}" if space else ""
     return gr.update(value=f"{base}{query}", visible=True), _note(words)
+
+
+def query_of(form: Form, shelf: Shelf) -> str:
+    """The query string of the settings as they stand, "" for what no link can say."""
+    try:
+        return write_link(about(form), shelf.name(form.picture))
+    except DemoError:
+        return ""
 
 
 def restored(page: Controls) -> list[Any]:
@@ -175,12 +204,12 @@ def restore(page: Controls, path: str | None) -> list[Any]:
     try:
         recipe = read_recipe(path) if path else None
     except InvalidImage as error:
-        return [*same, handlers.status(str(error), failed=True)]
+        return [*same, telling.status(refused(error), failed=True)]
     except DemoError as error:
-        return [*same, handlers.status(f"The recipe in this file is of no use here: {error}")]
+        return [*same, telling.status(tell("recipe.useless", why=refused(error)))]
     if recipe is None:
         return [*same, gr.skip()]
-    return [*settings(page, recipe), handlers.status(recipe.sentence())]
+    return [*settings(page, recipe), telling.status(recipe.sentence())]
 
 
 def open_link(page: Controls, shelf: Shelf, fresh: Mapping[str, Any], search: str) -> list[Any]:
@@ -195,11 +224,11 @@ def open_link(page: Controls, shelf: Shelf, fresh: Mapping[str, Any], search: st
             return [*same, gr.skip(), gr.skip()]
         link = read_link(query, fresh, shelf.paths)
     except DemoError as error:
-        return [*same, _note(str(error), failed=True), gr.skip()]
+        return [*same, _note(refused(error), failed=True), gr.skip()]
     note = _note(link.sentence(), failed=bool(link.left_out))
     if _is_first(link, shelf, fresh):
         return [*same, note, gr.skip()]
-    status = handlers.status("Set as in the link. Press “Attack & defend” to run it.", pending=True)
+    status = telling.status(tell("link.pending"), pending=True)
     other = link.picture not in ("", shelf.first)
     return [*settings(page, link.recipe), link.picture if other else gr.skip(), note, status]
 
@@ -210,10 +239,22 @@ def picture(site: Site, shelf: Shelf, name: str) -> str | None:
     return site.outbox.put(path.read_bytes(), path.name) if path else None
 
 
-def _note(words: str, failed: bool = False) -> str:
+def _note(text: str, failed: bool = False) -> Said:
     """The line below the title, also announced to screen readers."""
     kind = "link-note failed" if failed else "link-note"
-    return f'<p class="{kind}" role="status">{escape(words)}</p>'
+    start = f'<p class="{kind}" role="status">'
+    return said(lambda words: f"{start}{escape(words.say(text))}</p>")
+
+
+def _asked_for(request: gr.Request) -> str:
+    """The language a link carries: what the address named, or whatever is not English."""
+    words = language_of(request)
+    named = request.query_params.get(LANGUAGE) in LANGUAGES
+    return words.code if named or words is not ENGLISH else ""
+
+
+def _is_as_opened(form: Form, shelf: Shelf, fresh: Mapping[str, Any]) -> bool:
+    return shelf.name(form.picture) == shelf.first and about(form) == fresh
 
 
 def _is_first(link: Link, shelf: Shelf, fresh: Mapping[str, Any]) -> bool:

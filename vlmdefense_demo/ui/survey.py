@@ -2,7 +2,7 @@
 
 The table is built here, in Python, so that it works with a full queue and without a model. On a
 narrow page its rows become blocks with the column's name before each cell; the roles are written
-out because a browser forgets them when the display changes.
+out because a browser forgets them when the display changes. Rows are English in every language.
 """
 
 from __future__ import annotations
@@ -25,31 +25,16 @@ from vlmdefense_demo.survey.catalogue import (
     paradigm,
 )
 from vlmdefense_demo.survey.entry import NOTHING, Entry, Published
+from vlmdefense_demo.ui.words import ENGLISH, Words, language_of, said, tell
 
-INTRO = (
-    "After Fu & Zhang, “Adversarial Defense in Vision-Language Models: An Overview” (ICICML 2025). "
-    "Costs are passes through a tower for one image: f forward, b backward, with N steps, Q queries, "
-    f"S searches, D draws, V views and C labels; what they come to is counted for {LABELS} labels.",
-    "Numbers of others are quoted with where they were read, and in their authors' names for attacks "
-    "and data. They belong to other models, pictures and budgets than this page's, most of them to an "
-    "attacker who does not know the defence; none of this page's own numbers stands among them.",
-)
-GROUPS = {"defenses": "All defences"} | {p: title for p, (title, _) in PARADIGMS.items()}
-GROUPS |= {"detectors": "Detectors", "attacks": "Attacks", "all": "Defences, detectors and attacks"}
-TRAINING = {"": "any", "yes": "yes, before use", "no": "no"}
-ORDER: dict[Order, str] = {
-    "survey": "paradigm", "newest": "year, newest first", "oldest": "year, oldest first",
-    "name": "name", "cost": "passes, fewest first",
-}  # fmt: skip
-HEADS = (
-    "Method", "Paper, year, licence", "Idea", "Trains", "Paid", "Cost", "Status here",
-    "Published by others",
-)  # fmt: skip
+GROUPS = ("defenses", *PARADIGMS, "detectors", "attacks", "all")
+TRAINING = {"": "any", "yes": "yes", "no": "no"}
+HEADS = ("method", "paper", "idea", "trains", "paid", "cost", "status", "published")
 SORTED: dict[Order, tuple[str, str]] = {
-    "newest": ("Paper, year, licence", "descending"),
-    "oldest": ("Paper, year, licence", "ascending"),
-    "name": ("Method", "ascending"),
-    "cost": ("Cost", "ascending"),
+    "newest": ("paper", "descending"),
+    "oldest": ("paper", "ascending"),
+    "name": ("method", "ascending"),
+    "cost": ("cost", "ascending"),
 }
 ADDRESS = re.compile(r"arXiv \d{4}\.\d{5}|github\.com/[\w./-]+")
 
@@ -57,59 +42,75 @@ ADDRESS = re.compile(r"arXiv \d{4}\.\d{5}|github\.com/[\w./-]+")
 def survey_tab(model: gr.Dropdown) -> None:
     """Five filters and the table, inside the current tab; `model` is the page's choice of one."""
     years = sorted({row.year for row in SURVEY.values()}, reverse=True)
+    since: list[tuple[str, Any]] = [(tell("survey.year", year=y), y) for y in years]
     options: list[tuple[str, list[tuple[str, Any]], Any]] = [
-        ("Show", [(words, key) for key, words in GROUPS.items()], "defenses"),
-        ("Status here", [("any", ""), *((s, s) for s in STATUSES)], ""),
-        ("Needs training", [(words, key) for key, words in TRAINING.items()], ""),
-        ("Published", [("in any year", 0), *((f"{y} or later", y) for y in years)], 0),
-        ("Sort by", [(ORDER[o], o) for o in ORDERS], "survey"),
+        ("show", [(_group(key), key) for key in GROUPS], "defenses"),
+        ("status", [(tell("survey.any"), ""), *((tell(f"status.{s}"), s) for s in STATUSES)], ""),
+        ("needs", [(tell(f"survey.{word}"), key) for key, word in TRAINING.items()], ""),
+        ("published", [(tell("survey.any_year"), 0), *since], 0),
+        ("sort", [(tell(f"order.{o}"), o) for o in ORDERS], "survey"),
     ]
-    words = "".join(f"<p>{escape(some)}</p>" for some in INTRO)
-    gr.HTML(f'<div class="survey-intro">{words}</div>')
+    gr.HTML(said(_intro))
     with gr.Row(elem_id="survey-filters"):
         filters = [
-            gr.Dropdown(some, value=value, label=label, min_width=150, filterable=False,
-                        elem_id=f"survey-{label.split()[0].lower()}")
-            for label, some, value in options
+            gr.Dropdown(some, value=value, label=tell(f"survey.{name}"), min_width=150,
+                        filterable=False, elem_id=f"survey-{name}")
+            for name, some, value in options
         ]  # fmt: skip
-    shown = gr.HTML(table(Filter(), str(model.value)), elem_id="survey")
+    name = str(model.value)
+    shown = gr.HTML(said(lambda words: table(Filter(), name, words)), elem_id="survey")
     inputs = [*filters, model]
+
+    def narrow(request: gr.Request, *values: Any) -> str:
+        return table(*choose(*values), language_of(request))
+
     for control in inputs:
         control.change(
-            choose, inputs, shown, queue=False, show_progress="hidden", api_visibility="private"
+            narrow, inputs, shown, queue=False, show_progress="hidden", api_visibility="private"
         )
 
 
-def choose(group: Any, status: Any, training: Any, since: Any, order: Any, model: Any) -> str:
-    """The table as the filters stand; Gradio has refused what is not among their choices."""
+def choose(
+    group: Any, status: Any, training: Any, since: Any, order: Any, model: Any
+) -> tuple[Filter, str]:
+    """The filters as they stand; Gradio has refused what is not among their choices."""
     needs = {"yes": True, "no": False}.get(training)
-    return table(Filter(group, status, needs, since, order), model)
+    return Filter(group, status, needs, since, order), model
 
 
-def table(choice: Filter, model: str) -> str:
+def table(choice: Filter, model: str, words: Words = ENGLISH) -> str:
     """The rows a filter leaves, as HTML, with the reasons why one is not there for the model."""
     greyed = unavailable(model)
     rows = choice.rows()
-    words = f"{len(rows)} of {len(SURVEY)} methods" if rows else "No method fits. Widen a filter."
-    count = f'<p class="survey-count" role="status">{words}</p>'
+    found = words("survey.count", some=len(rows), all=len(SURVEY)) if rows else words("survey.none")
+    count = f'<p class="survey-count" role="status">{found}</p>'
     if not rows:
         return count
-    head = "".join(_head(name, choice.order) for name in HEADS)
-    body = "".join(_row(row, greyed.get(row.id, "")) for row in rows)
+    head = "".join(_head(name, choice.order, words) for name in HEADS)
+    body = "".join(_row(row, greyed.get(row.id, ""), words) for row in rows)
     return (
-        f'{count}<table class="survey" role="table" aria-label="Survey of methods">'
+        f'{count}<table class="survey" role="table" aria-label="{words("survey.table")}">'
         f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>'
-        f'<tbody role="rowgroup">{body}</tbody></table>'
+        f'<tbody role="rowgroup"{words.foreign}>{body}</tbody></table>'
     )
 
 
-def _head(name: str, order: Order) -> str:
+def _group(key: str) -> str:
+    return tell(key) if key in PARADIGMS else tell(f"survey.{key}")
+
+
+def _intro(words: Words) -> str:
+    after, others = words("survey.after", labels=LABELS), words("survey.others")
+    return f'<div class="survey-intro"><p>{escape(after)}</p><p>{escape(others)}</p></div>'
+
+
+def _head(name: str, order: Order, words: Words) -> str:
     column, direction = SORTED.get(order, ("", ""))
     way = f' aria-sort="{direction}"' if name == column else ""
-    return f'<th role="columnheader" scope="col"{way}>{name}</th>'
+    return f'<th role="columnheader" scope="col"{way}>{words(f"head.{name}")}</th>'
 
 
-def _row(row: Entry, why: str) -> str:
+def _row(row: Entry, why: str, words: Words) -> str:
     where = escape(row.venue)
     mark = f'<span class="mark {row.paradigm}" aria-hidden="true"></span>'
     paper = f'<a href="{escape(row.url)}" target="_blank" rel="noopener">{escape(row.paper)}</a>'
@@ -124,7 +125,8 @@ def _row(row: Entry, why: str) -> str:
     )
     named = zip(HEADS[1:], cells, strict=True)
     rest = "".join(
-        f'<td role="cell" data-name="{name}"><div>{cell}</div></td>' for name, cell in named
+        f'<td role="cell" data-name="{words(f"head.{name}")}"><div>{cell}</div></td>'
+        for name, cell in named
     )
     return (
         f'<tr role="row"><th role="rowheader" scope="row">{mark}<b>{escape(row.title)}</b>'
