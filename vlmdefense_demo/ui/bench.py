@@ -25,6 +25,7 @@ from vlmdefense_demo.run import Progress
 from vlmdefense_demo.spec import shown
 from vlmdefense_demo.ui.events import Controls
 from vlmdefense_demo.ui.handlers import Site, status
+from vlmdefense_demo.ui.jobs import MANY, Place
 from vlmdefense_demo.ui.worker import Step
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,31 @@ def _moved(id: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != usual.get(name)}
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What was asked for, measured: yields how many parts are done, of how many.
+
+    Args:
+        rows: a file, because everything that was measured before Stop is kept.
+    """
+
+    asked: Asked
+    rows: Path
+    place: Place
+    seconds: float = MANY
+
+    def __call__(self, note: Progress, stopped: Callable[[], bool]) -> Iterator[tuple[int, int]]:
+        """Measure."""
+        plan = self.asked.plan()
+        source = read_source(self.asked.file or BUNDLED_NAME)
+        found = tasks(source.pictures, self.asked.photos)
+        total = len(found) * len(plan.groups())
+        rows = Rows(self.rows)
+        parts = measuring(plan, self.place.load(note), found, rows, stopped)
+        for done, _ in enumerate(parts, 1):
+            yield done, total
+
+
 def tab() -> Bench:
     """The tab, with nothing measured."""
     it = Bench()
@@ -166,30 +192,20 @@ def measured(site: Site, model: str, asked: Asked, session: str) -> Iterator[Upd
     """Stream one measurement: status, table, both buttons, both files."""
     yield _state("Reading the pictures …", "", running=True)
     with tempfile.TemporaryDirectory() as folder:
-        rows = Rows(Path(folder) / "rows.jsonl")
-
-        def job(note: Progress, stopped: Callable[[], bool]) -> Iterator[tuple[int, int]]:
-            plan = asked.plan()
-            source = read_source(asked.file or BUNDLED_NAME)
-            found = tasks(source.pictures, asked.photos)
-            total = len(found) * len(plan.groups())
-            backbone = site.load(model, logger.info)
-            for done, _ in enumerate(measuring(plan, backbone, found, rows, stopped), 1):
-                yield done, total
-
+        rows = Path(folder) / "rows.jsonl"
         words, failed = "Done.", False
         try:
-            for event in site.worker.stream(session, job):
+            for event in site.worker.stream(session, Measurement(asked, rows, site.at(model))):
                 if not isinstance(event, Step):
                     yield _state(
-                        "{} of {} parts …".format(*event), _table(_read(rows)), running=True
+                        "{} of {} parts …".format(*event), _table(read_rows(rows)), running=True
                     )
         except DemoError as error:
             words, failed = str(error), str(error) != "Stopped."
         except Exception:
             logger.exception("a measurement failed")
             words, failed = "Something broke inside the demo; the log has the details.", True
-        yield _end(site, _read(rows), rows.file, words, failed)
+        yield _end(site, read_rows(rows), rows, words, failed)
 
 
 def _end(site: Site, rows: Sequence[Row], file: Path, words: str, failed: bool) -> Update:
@@ -204,10 +220,6 @@ def _end(site: Site, rows: Sequence[Row], file: Path, words: str, failed: bool) 
     csv = site.outbox.put(tables.csv_text(rows).encode(), "benchmark.csv")
     jsonl = site.outbox.put(file.read_bytes(), "benchmark.jsonl")
     return _state(words, body, failed=failed, files=(jsonl, csv))
-
-
-def _read(rows: Rows) -> list[Row]:
-    return read_rows(rows.file)
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -25,6 +25,7 @@ from vlmdefense_demo.ui import (
     curves,
     events,
     handlers,
+    loading,
     pictures,
     ready,
     report,
@@ -84,6 +85,7 @@ def build(site: Site) -> gr.Blocks:
         events.connect(page, site)
         ready.connect(demo, page, site)
         bench.connect(page, site)
+        loading.connect(demo, page, site)
         api.endpoints(site)
     demo.queue(max_size=16, default_concurrency_limit=2)
     return demo
@@ -230,8 +232,7 @@ def _paradigm(page: Controls, site: Site, paradigm: Paradigm, first: dict[str, A
 
 
 def _models(site: Site) -> list[tuple[str, str]]:
-    choices = [(m.title, m.name) for m in MODELS.values()]
-    return choices if site.model in MODELS else [*choices, (site.model, site.model)]
+    return [(MODELS[name].title if name in MODELS else name, name) for name in site.models()]
 
 
 def _story() -> Story | None:

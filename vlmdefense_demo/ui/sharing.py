@@ -23,7 +23,8 @@ from vlmdefense_demo.ui import handlers, pipeline
 from vlmdefense_demo.ui.controls import Key
 from vlmdefense_demo.ui.events import Controls, regroup
 from vlmdefense_demo.ui.examples import PRESETS
-from vlmdefense_demo.ui.handlers import Form, Site
+from vlmdefense_demo.ui.form import Form, own_prompts
+from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.link import OWN, Link, read_link, read_query, write_link
 from vlmdefense_demo.ui.recipe import Recipe, checked, label_list, read_recipe
 
@@ -142,7 +143,7 @@ def make_link(form: Form, shelf: Shelf) -> tuple[Any, Any]:
         words += " The second picture does not travel."
     if form.model not in MODELS:
         words += " The model is this server's own and is not named in it."
-    if handlers.own_prompts(form.model, form.learned):
+    if own_prompts(form.model, form.learned):
         words += " What was trained on this page stays here."
     space = os.environ.get("SPACE_ID", "")  # a Space is a frame: its own address is not the page's
     base = f"https://huggingface.co/spaces/{space}" if space else ""
