@@ -11,20 +11,21 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from vlmdefense_demo.ui import gpu
+
+# isort: split
+# Below this line CUDA may be touched, and `spaces` has to come first.
 import gradio as gr
 import huggingface_hub
 from starlette.middleware import Middleware
 
 from vlmdefense_demo import __version__
-from vlmdefense_demo.errors import DemoError
-from vlmdefense_demo.models.catalog import ASSETS, LOCAL, MODELS, load_model
+from vlmdefense_demo.models.catalog import ASSETS, LOCAL, MODELS
 from vlmdefense_demo.ui.guard import Guard
 from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.languages import Languages
 from vlmdefense_demo.ui.layout import build, theme
 from vlmdefense_demo.ui.lecture import STYLE, head
-
-logger = logging.getLogger("vlmdefense_demo.app")
 
 
 def launch_options(lecture: bool = False, page: gr.Blocks | None = None) -> dict[str, Any]:
@@ -73,14 +74,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def warm_up(site: Site) -> None:
-    """Load the model after the page is up, so that the first click finds it there."""
-    try:
-        site.worker.call(lambda: load_model(site.model, site.device))
-    except DemoError as error:
-        logger.warning("%s", error)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve the page until interrupted."""
     args = parse(argv)
@@ -89,13 +82,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.offline:
         # The environment variable was read when gradio imported the hub's client.
         huggingface_hub.constants.HF_HUB_OFFLINE = True
-    chosen = Site(args.device, args.model)
-    page = demo if (args.device, args.model) == (site.device, site.model) else build(chosen)
-    threading.Thread(target=warm_up, args=(chosen,), daemon=True).start()
+    page, chosen = demo, site
+    if (args.device, args.model) != (site.device, site.model):
+        chosen = Site(args.device, args.model)
+        page = build(chosen)
+    if not gpu.ZERO:
+        # The page is up before its model is, and the first click finds it there.
+        threading.Thread(target=chosen.load, daemon=True).start()
     page.launch(server_name=args.host, server_port=args.port, **launch_options(args.lecture, page))
 
 
 site = Site()
+if gpu.ZERO:
+    # What a fork loads is lost with it, and threads do not take part in the emulation of CUDA.
+    for name in site.models():
+        site.at(name).preload()
 demo = build(site)
 
 if __name__ == "__main__":

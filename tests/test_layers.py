@@ -45,6 +45,7 @@ LAYERS = (
 STRANGERS = ({"models", "attacks"},)  # of one layer, and yet independent
 ONLY_IN = {
     "gradio": {"ui", "app"},
+    "spaces": {"ui"},
     "open_clip": {"models", "training"},
     "timm": {"models", "training"},
     "matplotlib": {"heatmap", "figures", "benchmark"},

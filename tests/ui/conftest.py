@@ -18,7 +18,8 @@ from tests.ui.page import Page
 from vlmdefense_demo.models.catalog import load_model
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.ui.examples import examples
-from vlmdefense_demo.ui.handlers import Form, Site
+from vlmdefense_demo.ui.form import Form
+from vlmdefense_demo.ui.handlers import Site
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ ENDPOINTS = {
     ],
     "/methods": [],
     "/version": [],
+    "/health": [],
 }  # fmt: skip
 
 
@@ -84,6 +85,12 @@ def test_version_names_libraries_models_and_device(client):
     assert answer["vlmdefense_demo"] == __version__
     assert answer["models"] == list(MODELS)
     assert {"torch", "gradio", "open_clip_torch", "device", "python"} <= set(answer)
+
+
+def test_health_says_that_the_model_is_ready(client, pocket):
+    assert client.predict(api_name="/health") == {
+        "schema": 1, "status": "ready", "model": "pocket", "error": "",
+    }  # fmt: skip
 
 
 # what it answers

@@ -12,6 +12,7 @@ import pytest
 from vlmdefense_demo.training import classroom as trainer
 from vlmdefense_demo.ui import classroom, handlers
 from vlmdefense_demo.ui.classroom import example_classes, forget, homework, learn
+from vlmdefense_demo.ui.form import own_prompts
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +108,7 @@ def test_forgetting_brings_the_shipped_prompt_back():
 
 def test_a_trained_prompt_is_used_by_its_card_of_this_session_only(site, form, work, pocket):
     prompt = list(learn(site, "pocket", work, {}, "me/classroom"))[-1][5]
-    assert handlers.own_prompts("ViT-B-32", prompt) == {}
+    assert own_prompts("ViT-B-32", prompt) == {}
     form = dataclasses.replace(form, defenses={"advpt": {}}, learned=prompt)
     mine = [u["advpt"] for u in handlers.run(site, form, "me") if "How it decided" in u.get("advpt", "")]  # fmt: skip
     assert "trained here" in mine[-1]

@@ -18,6 +18,7 @@ from vlmdefense_demo.spec import Choice, Range, fields
 from vlmdefense_demo.survey import SURVEY, methods, usable
 from vlmdefense_demo.ui import handlers
 from vlmdefense_demo.ui.controls import collect, widgets
+from vlmdefense_demo.ui.form import prepare
 from vlmdefense_demo.ui.handlers import DEFENSES, OUTPUTS, Site, as_outputs
 from vlmdefense_demo.ui.layout import build
 
@@ -42,7 +43,7 @@ def interactive(update: dict) -> tuple[bool, bool]:
 
 
 def test_prepare_reads_labels_from_lines_and_commas(form, pocket):
-    request = handlers.prepare(form, pocket)
+    request = prepare(form, pocket)
     assert isinstance(request, Request)
     assert [label.strip() for label in request.labels] == ["cat", "dog", "lion"]
     assert request.image.shape == (1, 3, 224, 224)
@@ -72,7 +73,7 @@ def test_prepare_reads_labels_from_lines_and_commas(form, pocket):
 )
 def test_prepare_says_what_is_wrong(form, pocket, change, error, sentence):
     with pytest.raises(error) as raised:
-        handlers.prepare(replace(form, **change), pocket)
+        prepare(replace(form, **change), pocket)
     assert sentence in str(raised.value)
 
 
@@ -296,4 +297,4 @@ def test_every_defence_has_a_card_and_a_tick_box(demo):
 
 def test_only_the_endpoints_are_public(demo):
     public = {fn.api_name for fn in demo.fns.values() if fn.api_visibility == "public"}
-    assert public == {"classify", "attack", "defend", "compare", "methods", "version"}
+    assert public == {"classify", "attack", "defend", "compare", "methods", "version", "health"}

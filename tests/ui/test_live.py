@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vlmdefense_demo.models import variants
+from vlmdefense_demo.models.catalog import load_model
 from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.survey import methods, unavailable, usable
 from vlmdefense_demo.types import Note
@@ -39,7 +40,7 @@ def test_alpha_zero_is_the_undefended_model(site, earlier):
     from vlmdefense_demo.engine import redefend
 
     request = replace(earlier.request, defenses={"fare": {"alpha": 0}})
-    [card] = redefend(request, site.load("pocket", print), earlier.card)
+    [card] = redefend(request, load_model("pocket", site.device), earlier.card)
     assert card.attacked.probs == pytest.approx(earlier.card.attacked.probs, abs=1e-5)
     assert card.verdict == earlier.card.verdict
 

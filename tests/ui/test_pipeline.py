@@ -108,9 +108,9 @@ def test_the_card_links_both_papers():
 
 def test_progress_names_the_pipeline(form):
     step = handlers.Step(BOTH, 0, 2)
-    assert handlers._progress(step, ["card"], []).startswith("FARE, then TTC: step 1")
+    assert handlers._progress(step, ["card"]).startswith("FARE, then TTC: step 1")
     climbing = handlers.Step(f"pgd/{BOTH}/adaptive", 0, 2)
-    assert "knows FARE, then TTC, adaptive" in handlers._progress(climbing, ["card"], [])
+    assert "knows FARE, then TTC, adaptive" in handlers._progress(climbing, ["card"])
 
 
 def test_moving_a_setting_of_a_part_brings_both_cards_again(site, piped, pocket):

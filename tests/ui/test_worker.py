@@ -35,6 +35,10 @@ def endless(log: list, started: threading.Event):
     return job
 
 
+def nothing(note, stopped):
+    return iter(())
+
+
 def drain(stream, into: list):
     def read():
         try:
@@ -132,7 +136,7 @@ def test_jobs_run_one_after_another(worker):
         assert (begin.split()[1], end.split()[1]) == ("begins", "ends")
 
 
-def test_a_call_waits_for_the_running_job(worker):
+def test_what_nobody_can_stop_waits_for_the_running_job(worker):
     log = []
 
     def job(note, stopped):
@@ -142,7 +146,7 @@ def test_a_call_waits_for_the_running_job(worker):
 
     thread = drain(worker.stream("a", job), [])
     time.sleep(0.05)
-    assert worker.call(lambda: log.append("call") or 7) == 7
+    assert worker.collect(lambda note, stopped: iter([log.append("call") or 7])) == [7]
     thread.join(WAIT)
     assert log == ["job", "call"]
 
@@ -156,7 +160,7 @@ def test_an_exception_reaches_the_caller_and_the_next_job_runs(worker):
     with pytest.raises(InvalidLabels, match="too few"):
         seen.extend(worker.stream("a", job))
     with pytest.raises(ZeroDivisionError):
-        worker.call(lambda: 1 / 0)
+        worker.collect(lambda note, stopped: iter([1 / 0]))
     assert list(worker.stream("a", lambda note, stopped: iter(["again"]))) == ["again"]
 
 
@@ -165,7 +169,7 @@ def test_a_closed_browser_stops_the_job(worker):
     stream = worker.stream("a", endless(log, started))
     assert isinstance(next(stream), Step)
     stream.close()
-    worker.call(lambda: None)  # returns only after the job has ended
+    worker.collect(nothing)  # returns only after the job has ended
     assert log[-1] == "stopped"
 
 
@@ -179,7 +183,7 @@ def test_a_closed_browser_takes_its_waiting_job_out_of_the_line(worker):
     waiting.close()
     worker.stop("a")
     thread.join(WAIT)
-    worker.call(lambda: None)
+    worker.collect(nothing)
     assert later == []
 
 

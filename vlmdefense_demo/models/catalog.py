@@ -114,9 +114,18 @@ def load_model(name: str = "pocket", device: str = "auto", *, say: Say = unheard
             if entry.megabytes:
                 say(f"Loading {entry.title}: up to {entry.megabytes} MB on first use.")
             with torch.random.fork_rng(devices=[]):  # open_clip draws weights it then overwrites
-                _loaded[key] = _load(entry, where)
-            _loaded[key].warm_up()
+                backbone = _load(entry, where)
+            backbone.warm_up()
+            _loaded[key] = backbone
         return _loaded[key]
+
+
+def is_loaded(name: str, device: str = "auto") -> bool:
+    """Whether `load_model` would answer at once; never waits for a model that is loading."""
+    try:
+        return (name, str(pick_device(device))) in _loaded
+    except MissingWeights:
+        return False
 
 
 def forget() -> None:

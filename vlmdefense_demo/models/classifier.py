@@ -165,7 +165,7 @@ class ZeroShotClassifier:
             InvalidLabels: a label does not fit behind the learned words.
         """
         if method not in self._texts.learned:
-            context = self.learned_context(method).context
+            context = self.learned_context(method).context.to(self.backbone.device)
             with torch.no_grad():
                 prompts = self.placeholder_prompts(len(context))
                 self._texts.learned[method] = self.encode_context(prompts, context)

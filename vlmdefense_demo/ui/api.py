@@ -1,4 +1,4 @@
-"""Public endpoints with stable names: /classify /attack /defend /compare /methods /version.
+"""Public endpoints with stable names: /classify /attack /defend /compare /methods /version /health.
 
 Pictures come in through a hidden image component, so that they are uploads and never paths; eps is
 in /255 like everywhere people type it. Every argument is checked as on the page.
@@ -7,7 +7,8 @@ in /255 like everywhere people type it. Every argument is checked as on the page
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from textwrap import shorten
 from typing import Any
@@ -21,13 +22,17 @@ from vlmdefense_demo.errors import (
     InvalidImage,
     UnknownMethod,
 )
-from vlmdefense_demo.images import fit, read_upload, to_pixels
+from vlmdefense_demo.images import Upload, fit, read_upload, to_pixels
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE
-from vlmdefense_demo.models.catalog import MODELS, pick_device, unheard
+from vlmdefense_demo.models.catalog import pick_device
+from vlmdefense_demo.request import Request
+from vlmdefense_demo.run import Progress
 from vlmdefense_demo.survey import SURVEY, usable
 from vlmdefense_demo.types import Card
+from vlmdefense_demo.ui import jobs
 from vlmdefense_demo.ui.cards import ranked
 from vlmdefense_demo.ui.handlers import Site
+from vlmdefense_demo.ui.jobs import Place
 from vlmdefense_demo.ui.photo import photo_input
 from vlmdefense_demo.ui.wire import read_request
 
@@ -35,8 +40,34 @@ SCHEMA = 1
 Json = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Called:
+    """A call: a request whose pictures are not cut to the model's size yet."""
+
+    request: Request
+    upload: Upload
+    second: Upload | None
+    place: Place
+
+    @property
+    def seconds(self) -> float:
+        """How long a GPU may take for it."""
+        return jobs.of_request(self.request)
+
+    def __call__(self, note: Progress, stopped: Callable[[], bool]) -> Iterator[Card]:
+        """Run it."""
+        backbone, request = self.place.load(note), self.request
+        how = backbone.preprocess
+        pixels, *other = (
+            to_pixels(fit(u.image, how.size, how.squash)) for u in (self.upload, self.second) if u
+        )
+        aim = replace(request.aim, picture=other[0]) if other else request.aim
+        request = replace(request, image=pixels, aim=aim)
+        yield from compare(request, backbone, on_progress=note, should_stop=stopped)
+
+
 def endpoints(site: Site) -> None:
-    """Register all six inside the current Blocks."""
+    """Register all seven inside the current Blocks."""
     calls = Calls(site)
     with gr.Row(visible=False):
         picture = photo_input(label="image")
@@ -76,6 +107,7 @@ def endpoints(site: Site) -> None:
         )  # fmt: skip
     gr.api(calls.methods, api_name="methods")
     gr.api(calls.version, api_name="version")
+    gr.api(calls.health, api_name="health", queue=False)
 
 
 def _as_sent(value: Any) -> Any:
@@ -196,9 +228,20 @@ class Calls:
             "vlmdefense_demo": __version__,
             "python": platform.python_version(),
             **{p: version(p) for p in packages},
-            "models": list(MODELS),
+            "models": list(self.site.models()),
             "device": str(pick_device(self.site.device)),
         }
+
+    def health(self) -> dict[str, Any]:
+        """Whether the model can be used now; answers at once, also with a full queue.
+
+        Returns:
+            schema, status ("ready", "loading" or "failed"), model, and why it failed.
+        """
+        site = self.site
+        return {
+            "schema": SCHEMA, "status": site.health(), "model": site.model, "error": site.trouble,
+        }  # fmt: skip
 
     def _cards(
         self, image: str | None, labels: Any, template: str, model: str, second: str | None = None,
@@ -207,23 +250,16 @@ class Calls:
         """Run a request in the compute thread; every refusal is a `gr.Error` of one sentence."""
         try:
             request = read_request(labels, template, second=bool(second), **fields)
-            if model not in MODELS and model != self.site.model:
-                raise UnknownMethod(f"Unknown model {model!r}.", f"Known: {', '.join(MODELS)}.")
+            there = self.site.models()
+            if model not in there:
+                raise UnknownMethod(f"Unknown model {model!r}.", f"Known: {', '.join(there)}.")
             if image is None:
                 raise InvalidImage("There is no picture.", "Upload one first.")
             upload = read_upload(image)
             target = read_upload(second) if second else None
 
-            def work() -> list[Card]:
-                backbone = self.site.load(model, unheard)
-                how = backbone.preprocess
-                pixels, *other = (
-                    to_pixels(fit(u.image, how.size, how.squash)) for u in (upload, target) if u
-                )
-                aim = replace(request.aim, picture=other[0]) if other else request.aim
-                return list(compare(replace(request, image=pixels, aim=aim), backbone))
-
-            return self.site.worker.call(work)
+            place = self.site.at(model)
+            return self.site.worker.collect(Called(request, upload, target, place))
         except DemoError as error:
             raise gr.Error(shorten(str(error), 400), print_exception=False) from None
 

@@ -26,6 +26,7 @@ from vlmdefense_demo.run import Progress
 from vlmdefense_demo.spec import shown
 from vlmdefense_demo.ui.events import Controls
 from vlmdefense_demo.ui.handlers import Site
+from vlmdefense_demo.ui.jobs import MANY, Place
 from vlmdefense_demo.ui.telling import status
 from vlmdefense_demo.ui.words import ENGLISH, Words, language_of, refused, said, spoken, tell
 from vlmdefense_demo.ui.worker import Step
@@ -99,6 +100,31 @@ def _moved(id: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != usual.get(name)}
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What was asked for, measured: yields how many parts are done, of how many.
+
+    Args:
+        rows: a file, because everything that was measured before Stop is kept.
+    """
+
+    asked: Asked
+    rows: Path
+    place: Place
+    seconds: float = MANY
+
+    def __call__(self, note: Progress, stopped: Callable[[], bool]) -> Iterator[tuple[int, int]]:
+        """Measure."""
+        plan = self.asked.plan()
+        source = read_source(self.asked.file or BUNDLED_NAME)
+        found = tasks(source.pictures, self.asked.photos)
+        total = len(found) * len(plan.groups())
+        rows = Rows(self.rows)
+        parts = measuring(plan, self.place.load(note), found, rows, stopped)
+        for done, _ in enumerate(parts, 1):
+            yield done, total
+
+
 def tab() -> Bench:
     """The tab, with nothing measured."""
     it = Bench()
@@ -169,30 +195,20 @@ def measured(site: Site, model: str, asked: Asked, session: str) -> Iterator[Upd
     """Stream one measurement: status, table, both buttons, both files."""
     yield _state(tell("bench.reading"), "", running=True)
     with tempfile.TemporaryDirectory() as folder:
-        rows = Rows(Path(folder) / "rows.jsonl")
-
-        def job(note: Progress, stopped: Callable[[], bool]) -> Iterator[tuple[int, int]]:
-            plan = asked.plan()
-            source = read_source(asked.file or BUNDLED_NAME)
-            found = tasks(source.pictures, asked.photos)
-            total = len(found) * len(plan.groups())
-            backbone = site.load(model, logger.info)
-            for done, _ in enumerate(measuring(plan, backbone, found, rows, stopped), 1):
-                yield done, total
-
+        rows = Path(folder) / "rows.jsonl"
         sentence, failed = tell("done"), False
         try:
-            for event in site.worker.stream(session, job):
+            for event in site.worker.stream(session, Measurement(asked, rows, site.at(model))):
                 if not isinstance(event, Step):
                     done, total = event
                     so_far = tell("bench.progress", done=done, total=total)
-                    yield _state(so_far, _grown(_read(rows)), running=True)
+                    yield _state(so_far, _grown(read_rows(rows)), running=True)
         except DemoError as error:
             sentence, failed = refused(error), not isinstance(error, Cancelled)
         except Exception:
             logger.exception("a measurement failed")
             sentence, failed = tell("status.broke"), True
-        yield _end(site, _read(rows), rows.file, sentence, failed)
+        yield _end(site, read_rows(rows), rows, sentence, failed)
 
 
 def _end(site: Site, rows: Sequence[Row], file: Path, sentence: str, failed: bool) -> Update:
@@ -213,10 +229,6 @@ def _end(site: Site, rows: Sequence[Row], file: Path, sentence: str, failed: boo
     csv = site.outbox.put(tables.csv_text(rows).encode(), "benchmark.csv")
     jsonl = site.outbox.put(file.read_bytes(), "benchmark.jsonl")
     return _state(sentence, said(body), failed=failed, files=(jsonl, csv))
-
-
-def _read(rows: Rows) -> list[Row]:
-    return read_rows(rows.file)
 
 
 def _grown(rows: Sequence[Row]) -> str:

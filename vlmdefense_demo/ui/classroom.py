@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from vlmdefense_demo.training.photos import random_crop
 from vlmdefense_demo.ui import figures
 from vlmdefense_demo.ui.examples import examples
 from vlmdefense_demo.ui.handlers import Site
+from vlmdefense_demo.ui.jobs import MANY, Place
 from vlmdefense_demo.ui.telling import status
 from vlmdefense_demo.ui.words import Said, refused, said, tell
 from vlmdefense_demo.ui.worker import Step
@@ -28,6 +29,34 @@ from vlmdefense_demo.ui.worker import Step
 logger = logging.getLogger(__name__)
 CLASSES, CROPS, CROP_SIDE = 5, 4, 256
 Update = tuple[Any, ...]
+Trace = dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: yields its losses, then the learned prompt.
+
+    Args:
+        trace: filled step by step, for who shares this process; a fork fills a copy.
+    """
+
+    work: Homework
+    place: Place
+    trace: Trace
+    seconds: float = MANY
+
+    def __call__(
+        self, note: Progress, stopped: Callable[[], bool]
+    ) -> Iterator[tuple[float, ...] | LearnedContext]:
+        """Train."""
+        backbone = self.place.load(note)
+        run = Run(
+            self.work.seed, path="/classroom", meter=Meter(backbone.device), on_progress=note,
+            should_stop=stopped, trace=self.trace,
+        )  # fmt: skip
+        for learned in teach(self.work, backbone, run):
+            yield tuple(float(value) for value in self.trace.get("loss", ()))
+            yield replace(learned, context=learned.context.cpu())
 
 
 @dataclass
@@ -120,23 +149,18 @@ def learn(
 ) -> Iterator[Update]:
     """Stream one training: (status, curve, train, stop, forget, learned prompts)."""
     title = TITLES[work.method]
-    trace: dict[str, list[torch.Tensor]] = {}
+    trace: Trace = {}
     yield _state(tell("class.starting", title=title), running=True, kept=bool(learned))
 
-    def job(note: Progress, stopped: Callable[[], bool]) -> Iterator[LearnedContext]:
-        backbone = site.load(model, logger.info)
-        run = Run(
-            work.seed, path="/classroom", meter=Meter(backbone.device), on_progress=note,
-            should_stop=stopped, trace=trace,
-        )  # fmt: skip
-        yield from teach(work, backbone, run)
-
     try:
-        for event in site.worker.stream(session, job):
+        for event in site.worker.stream(session, Training(work, site.at(model), trace)):
             if isinstance(event, Step):
                 yield _state(
                     _progress(title, event), _curve(trace), running=True, kept=bool(learned)
                 )
+                continue
+            if isinstance(event, tuple):
+                trace["loss"] = list(event)
                 continue
             about = {note.title: note.value for note in event.notes}
             sentence = tell("class.done", title=title, cost=about["training cost"])
@@ -183,7 +207,7 @@ def _progress(title: str, step: Step) -> Said:
     return tell(key, title=title, done=step.done + 1, total=step.total)
 
 
-def _curve(trace: Mapping[str, list[torch.Tensor]]) -> str:
+def _curve(trace: Trace) -> str:
     losses = [float(value) for value in trace.get("loss", ())]
     if len(losses) < 2:
         return ""

@@ -15,15 +15,42 @@ from vlmdefense_demo import figures
 from vlmdefense_demo.curves import PARTS, RADII, Curve, How, check_radius, draw, right_prob
 from vlmdefense_demo.errors import Cancelled, DemoError
 from vlmdefense_demo.figures import DARK, LIGHT, Theme
+from vlmdefense_demo.request import Request
 from vlmdefense_demo.run import Progress
 from vlmdefense_demo.types import Card
+from vlmdefense_demo.ui import jobs
 from vlmdefense_demo.ui.handlers import Earlier, Site
+from vlmdefense_demo.ui.jobs import Place
 from vlmdefense_demo.ui.telling import status
 from vlmdefense_demo.ui.words import Said, Words, joined, language_of, refused, said, spoken, tell
 from vlmdefense_demo.ui.worker import Step
 
 logger = logging.getLogger(__name__)
 Update = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One curve over the radius, of what an earlier run showed."""
+
+    how: How
+    request: Request
+    earlier: Card
+    place: Place
+
+    @property
+    def seconds(self) -> float:
+        """How long a GPU may take for it."""
+        return len(RADII) * jobs.of_request(replace(self.request, rungs=()))
+
+    def __call__(self, note: Progress, stopped: Callable[[], bool]) -> Iterator[Curve]:
+        """Draw it."""
+        if self.how == "again":
+            check_radius(self.request)
+        backbone = self.place.load(note)
+        yield from draw(
+            self.how, self.request, backbone, self.earlier, on_progress=note, should_stop=stopped
+        )
 
 
 @dataclass
@@ -108,16 +135,9 @@ def over_radii(site: Site, earlier: Earlier | None, how: How, session: str) -> I
     yield _state(tell("status.starting"), running=True)
     curve: Curve | None = None
 
-    def job(note: Progress, stopped: Callable[[], bool]) -> Iterator[Curve]:
-        if how == "again":
-            check_radius(earlier.request)
-        backbone = site.load(earlier.model, logger.info)
-        yield from draw(
-            how, earlier.request, backbone, earlier.card, on_progress=note, should_stop=stopped
-        )
-
+    drawing = Drawing(how, earlier.request, earlier.card, site.at(earlier.model))
     try:
-        for event in site.worker.stream(session, job):
+        for event in site.worker.stream(session, drawing):
             if not isinstance(event, Step):
                 curve = event
             done = len(curve.eps) if curve else 0

@@ -18,12 +18,14 @@ from vlmdefense_demo.detectors.drift import CURVE, DriftDetector, crossover
 from vlmdefense_demo.detectors.thresholds import Calibrated, Calibration, Share, calibrated, roc
 from vlmdefense_demo.errors import Cancelled, DemoError
 from vlmdefense_demo.geometry import LEVELS
+from vlmdefense_demo.request import Request
 from vlmdefense_demo.run import Progress
 from vlmdefense_demo.survey import detector, entry, methods
-from vlmdefense_demo.types import Note
+from vlmdefense_demo.types import Card, Note
 from vlmdefense_demo.ui import gauges
 from vlmdefense_demo.ui.cards import cost_line, header, waiting_chip
 from vlmdefense_demo.ui.handlers import Earlier, Site
+from vlmdefense_demo.ui.jobs import Place
 from vlmdefense_demo.ui.telling import status, unread
 from vlmdefense_demo.ui.words import ENGLISH, Words, joined, refused, said, tell
 from vlmdefense_demo.ui.worker import Step
@@ -31,6 +33,21 @@ from vlmdefense_demo.ui.worker import Step
 logger = logging.getLogger(__name__)
 Update = tuple[Any, Any]
 WAITING = tell("status.waiting")
+
+
+@dataclass(frozen=True)
+class Watching:
+    """Every detector, on the pictures of an earlier run."""
+
+    request: Request
+    earlier: Card
+    place: Place
+    seconds: float = 15.0
+
+    def __call__(self, note: Progress, stopped: Callable[[], bool]) -> Iterator[Reading]:
+        """Read them."""
+        backbone = self.place.load(note)
+        yield from read(self.request, backbone, self.earlier, on_progress=note, should_stop=stopped)
 
 
 @dataclass
@@ -65,12 +82,7 @@ def watch(site: Site, earlier: Earlier | None, name: str) -> Iterator[Update]:
         yield status(tell("detectors.first")), gr.skip()
         return
     done: list[Reading] = []
-
-    def job(note: Progress, stopped: Callable[[], bool]) -> Iterator[Reading]:
-        backbone = site.load(earlier.model, logger.info)
-        yield from read(
-            earlier.request, backbone, earlier.card, on_progress=note, should_stop=stopped
-        )
+    reading = Watching(earlier.request, earlier.card, site.at(earlier.model))
 
     def shown(text: str, failed: bool = False, running: bool = True) -> Update:
         found, model = tuple(done), earlier.model
@@ -80,7 +92,7 @@ def watch(site: Site, earlier: Earlier | None, name: str) -> Iterator[Update]:
     sentence: str = WAITING
     yield shown(sentence)
     try:
-        for event in site.worker.stream(session(name), job):
+        for event in site.worker.stream(session(name), reading):
             if isinstance(event, Reading):
                 done.append(event)
             elif sentence == _progress(event, done):

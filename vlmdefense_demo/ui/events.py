@@ -18,7 +18,8 @@ from vlmdefense_demo.ui import cards as html
 from vlmdefense_demo.ui import classroom, curves, detectors, handlers, live, pipeline, report
 from vlmdefense_demo.ui.controls import Widgets, collect
 from vlmdefense_demo.ui.examples import PRESETS, Example
-from vlmdefense_demo.ui.handlers import Form, Site
+from vlmdefense_demo.ui.form import Form, own_prompts
+from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.words import language_of, said, spoken
 
 EPS = (1, 2, 4, 8, 16)
@@ -150,7 +151,7 @@ def regroup(model: str, learned: Mapping[str, LearnedContext], *ticked: Sequence
     What has just been learned is ticked: it was trained to be used.
     """
     boxes, greyed = [], []
-    own = handlers.own_prompts(model, learned)
+    own = own_prompts(model, learned)
     for paradigm, before in zip(PARADIGMS, ticked, strict=True):
         there = choices(model, paradigm, own)
         boxes.append(

@@ -6,27 +6,23 @@ They say everything as `Said`, in every language; who asked in which is known wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 
 from vlmdefense_demo.curves import Curve
-from vlmdefense_demo.engine import compare
 from vlmdefense_demo.errors import Cancelled, DemoError
-from vlmdefense_demo.images import fit, read_upload, to_pixels
-from vlmdefense_demo.models.backbone import Backbone
-from vlmdefense_demo.models.catalog import load_model
-from vlmdefense_demo.models.prompts import LearnedContext
-from vlmdefense_demo.request import AWARE, Aim, Request, check_request
-from vlmdefense_demo.run import Progress
+from vlmdefense_demo.models.catalog import MODELS, pick_device
+from vlmdefense_demo.request import AWARE, Request
 from vlmdefense_demo.survey import SURVEY, entry, methods
-from vlmdefense_demo.types import Card, Images
+from vlmdefense_demo.types import Card
 from vlmdefense_demo.ui import cards as html
-from vlmdefense_demo.ui import pictures
+from vlmdefense_demo.ui import gpu, pictures
 from vlmdefense_demo.ui.files import Outbox
+from vlmdefense_demo.ui.form import Comparison, Form
+from vlmdefense_demo.ui.jobs import Loading, Place
 from vlmdefense_demo.ui.pipeline import SLOT, slot
 from vlmdefense_demo.ui.telling import defence, placeholder, status, undefended, unread, verdict
 from vlmdefense_demo.ui.words import ENGLISH, Words, joined, refused, said, spoken, tell
@@ -38,26 +34,7 @@ FIXED = ("status", "go", "stop", "verdict", *pictures.OUTPUTS, "undefended", "do
          "detect", "readings")  # fmt: skip
 OUTPUTS = (*FIXED, *DEFENSES, SLOT)
 Update = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Form:
-    """The page's controls as plain values, before anything is checked."""
-
-    picture: str | None
-    labels: str
-    template: str
-    truth: str
-    goal: str
-    target: str
-    second: str | None
-    knows: bool
-    model: str
-    attack: str
-    attack_params: Mapping[str, Any]
-    defenses: Mapping[str, Mapping[str, Any]]
-    seed: float
-    learned: Mapping[str, LearnedContext] = field(default_factory=dict)
+Health = Literal["ready", "loading", "failed"]
 
 
 @dataclass
@@ -68,10 +45,37 @@ class Site:
     model: str = "pocket"
     worker: Worker = field(default_factory=Worker)
     outbox: Outbox = field(default_factory=Outbox)
+    trouble: str = ""
 
-    def load(self, name: str, say: Callable[[str], None]) -> Backbone:
-        """The shared backbone of a catalog name, on this site's device."""
-        return load_model(name, self.device, say=say)
+    def at(self, model: str) -> Place:
+        """A model on this site's device."""
+        return Place(model, self.device)
+
+    def models(self) -> tuple[str, ...]:
+        """What may be chosen: a fork forgets what it loads, so there only what is loaded before it."""
+        if gpu.ZERO:
+            return gpu.offered(self.model)
+        return tuple(dict.fromkeys((*MODELS, self.model)))
+
+    def load(self) -> None:
+        """Load the page's own model; a failure is kept as a sentence and raised by no one."""
+        try:
+            self.worker.collect(Loading(self.at(self.model)))
+        except DemoError as error:
+            self.trouble = str(error)
+            logger.warning("%s", error)
+
+    def health(self) -> Health:
+        """Whether the page's own model can be used now; asks for no place in the line."""
+        if self.at(self.model).ready:
+            return "ready"
+        return "failed" if self.trouble else "loading"
+
+    def waiting(self) -> str:
+        """What a run waits for that has not begun."""
+        if self.health() == "loading":
+            return tell("status.early", name=self.model)
+        return tell("status.waiting")
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,67 +96,19 @@ class Earlier:
     story: bool = False
 
 
-def prepare(form: Form, backbone: Backbone) -> Request:
-    """The checked request of a form.
-
-    Raises:
-        DemoError: anything on the form that cannot be used.
-    """
-    if not form.picture:
-        raise DemoError("There is no picture yet.", "Choose an example or drop one of your own.")
-    request = Request(
-        _pixels(form.picture, backbone),
-        form.labels.replace("\n", ",").split(","),
-        form.template,
-        form.attack,
-        form.attack_params,
-        form.defenses,
-        form.truth.strip() or None,
-        _aim(form, backbone),
-        int(form.seed),
-        rungs=AWARE if form.knows else (),
-        exhibits=True,
-        looks=True,
-        learned=own_prompts(form.model, form.learned),
-    )
-    check_request(request)
-    return request
-
-
-def own_prompts(model: str, learned: Mapping[str, LearnedContext]) -> dict[str, LearnedContext]:
-    """The session's learned prompts that belong to a model."""
-    return {id: prompt for id, prompt in learned.items() if prompt.model == model}
-
-
-def _pixels(path: str, backbone: Backbone) -> Images:
-    how = backbone.preprocess
-    return to_pixels(fit(read_upload(path).image, how.size, how.squash))
-
-
-def _aim(form: Form, backbone: Backbone) -> Aim:
-    """The goal of the form; a second picture that is hidden now is not meant."""
-    second = _pixels(form.second, backbone) if form.goal == "picture" and form.second else None
-    return Aim.at(form.target, form.goal, second)
-
-
 def run(site: Site, form: Form, session: str) -> Iterator[Update]:
     """Stream one comparison as partial updates of the page, keyed by output name."""
     yield opening()
-    say: list[str] = []
     asked: list[Request] = []
-
-    def job(note: Progress, stopped: Callable[[], bool]) -> Iterator[Card]:
-        backbone = site.load(form.model, say.append)
-        request = prepare(form, backbone)
-        asked.append(request)
-        yield from compare(request, backbone, on_progress=note, should_stop=stopped)
-
     done: list[Card] = []
     try:
-        for event in site.worker.stream(session, job):
+        for event in site.worker.stream(session, Comparison(form, site.at(form.model))):
             if isinstance(event, Step):
-                words = _progress(event, done, say)
+                words = _progress(event, done) or site.waiting()
                 yield {"status": status(words, pending=not done, making=_making(done))}
+                continue
+            if isinstance(event, Request):
+                asked.append(event)
                 continue
             queued = {} if done else queue(form)
             done.append(event)
@@ -254,14 +210,15 @@ def as_outputs(update: Update, words: Words = ENGLISH) -> tuple[Any, ...]:
 
 def change_model(site: Site, name: str) -> Iterator[tuple[Any, Any]]:
     """Load on selection, with a sentence; on failure the embedded model stays selected."""
-    said: list[str] = []
-    yield gr.skip(), status(tell("status.loading", name=name))
+    place = site.at(name)
     try:
-        backbone = site.worker.call(partial(site.load, name, said.append))
+        if not place.ready:
+            yield gr.skip(), status(tell("status.loading", name=name))
+            site.worker.collect(Loading(place))
     except DemoError as error:
         yield site.model, status(refused(error), failed=True)
         return
-    yield gr.skip(), status(tell("status.loaded", name=name, device=backbone.device))
+    yield gr.skip(), status(tell("status.loaded", name=name, device=pick_device(site.device)))
 
 
 def _undefended(done: Sequence[Card]) -> Card:
@@ -274,9 +231,10 @@ def _next(form: Form, done: Sequence[Card]) -> Update:
     return {waiting[0]: placeholder(waiting[0], "running")} if waiting else {}
 
 
-def _progress(step: Step, done: Sequence[Card], say: Sequence[str]) -> str:
+def _progress(step: Step, done: Sequence[Card]) -> str:
+    """What is running; before the first card only what has to be waited for, if that is known."""
     if not done:
-        return say[-1] if say else tell("status.waiting")
+        return "" if step.total else step.method
     now = {"done": step.done + 1, "total": step.total}
     method, *more = step.method.split("/")
     if more and slot(more[0]) in OUTPUTS:

@@ -26,6 +26,7 @@ from vlmdefense_demo.ui import (
     bench,
     curves,
     events,
+    loading,
     pictures,
     ready,
     report,
@@ -89,6 +90,7 @@ def build(site: Site) -> gr.Blocks:
         events.connect(page, site)
         ready.connect(demo, page, site)
         bench.connect(page, site)
+        loading.connect(demo, page, site)
         api.endpoints(site)
     demo.queue(max_size=16, default_concurrency_limit=2)
     return demo
@@ -251,8 +253,7 @@ def _paradigm(page: Controls, site: Site, paradigm: Paradigm, first: dict[str, A
 
 
 def _models(site: Site) -> list[tuple[str, str]]:
-    choices = [(m.title, m.name) for m in MODELS.values()]
-    return choices if site.model in MODELS else [*choices, (site.model, site.model)]
+    return [(MODELS[name].title if name in MODELS else name, name) for name in site.models()]
 
 
 def _story() -> Story | None:

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
 from vlmdefense_demo.engine import redefend
 from vlmdefense_demo.errors import DemoError
+from vlmdefense_demo.request import Request
+from vlmdefense_demo.run import Progress
 from vlmdefense_demo.survey import entry
 from vlmdefense_demo.types import Card
 from vlmdefense_demo.ui import cards as html
+from vlmdefense_demo.ui import jobs
 from vlmdefense_demo.ui.handlers import Earlier, Site
+from vlmdefense_demo.ui.jobs import Place
 from vlmdefense_demo.ui.pipeline import SLOT, slot
 from vlmdefense_demo.ui.telling import defence, placeholder, status
 from vlmdefense_demo.ui.words import joined, refused, said, tell
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class Again:
+    """The defences of a request, on the file an earlier run of it made."""
+
+    request: Request
+    earlier: Card
+    place: Place
+
+    @property
+    def seconds(self) -> float:
+        """How long a GPU may take for it."""
+        return jobs.of_request(replace(self.request, attack=None, rungs=()))
+
+    def __call__(self, note: Progress, stopped: Callable[[], bool]) -> Iterator[Card]:
+        """Run them; they take too little for Stop."""
+        yield from redefend(self.request, self.place.load(note), self.earlier)
 
 
 def again(
@@ -40,12 +59,8 @@ def again(
     yield *_shown({key: placeholder(key, "running") for key in moved}), skip, skip
     request = replace(earlier.request, defenses=moved)
 
-    def work() -> list[Card]:
-        backbone = site.load(earlier.model, logger.info)
-        return list(redefend(request, backbone, earlier.card))
-
     try:
-        cards = site.worker.call(work)
+        cards = site.worker.collect(Again(request, earlier.card, site.at(earlier.model)))
     except DemoError as error:
         failed = {key: placeholder(key, "not_run", str(error)) for key in moved}
         yield *_shown(failed), status(refused(error), failed=True), skip

@@ -19,11 +19,12 @@ from vlmdefense_demo.errors import DemoError, InvalidImage
 from vlmdefense_demo.images import fit, read_upload
 from vlmdefense_demo.models.catalog import MODELS
 from vlmdefense_demo.survey import PARADIGMS, THEN, methods
-from vlmdefense_demo.ui import handlers, pipeline, telling
+from vlmdefense_demo.ui import pipeline, telling
 from vlmdefense_demo.ui.controls import Key
 from vlmdefense_demo.ui.events import Controls, regroup
 from vlmdefense_demo.ui.examples import PRESETS
-from vlmdefense_demo.ui.handlers import Form, Site
+from vlmdefense_demo.ui.form import Form, own_prompts
+from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.languages import SPEAK
 from vlmdefense_demo.ui.link import LANGUAGE, OWN, Link, read_link, read_query, write_link
 from vlmdefense_demo.ui.recipe import Recipe, checked, label_list, read_recipe
@@ -162,7 +163,7 @@ def make_link(form: Form, shelf: Shelf, language: str = "") -> tuple[Any, Any]:
         "link.own": picture == OWN,
         "link.second": form.goal == "picture",
         "link.model": form.model not in MODELS,
-        "link.trained": bool(handlers.own_prompts(form.model, form.learned)),
+        "link.trained": bool(own_prompts(form.model, form.learned)),
     }
     words = joined(tell("link.made"), *(tell(key) for key, is_lost in lost.items() if is_lost))
     space = os.environ.get("SPACE_ID", "")  # a Space is a frame: its own address is not the page's

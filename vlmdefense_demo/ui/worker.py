@@ -3,27 +3,51 @@
 Handlers run in Gradio's threads; tensors move in this one. A handler that streams cards wakes up
 several times a second, so a closed browser or the Stop button ends the work within one step, and
 the next request cannot start before this one has ended.
+
+On ZeroGPU a job runs in a forked process instead. That has this one's memory, and none of its
+threads; nothing it writes comes back. So jobs are data: they pickle, and yield all they find out.
 """
 
 from __future__ import annotations
 
 import queue
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
+from vlmdefense_demo.ui import gpu
+
+# isort: split
+# `spaces` has to come before whatever may touch CUDA.
+import gradio as gr
+
+from vlmdefense_demo.errors import Cancelled, DemoError
 from vlmdefense_demo.run import Progress
 
 T = TypeVar("T")
-Job = Callable[[Progress, Callable[[], bool]], Iterator[T]]
+T_co = TypeVar("T_co", covariant=True)
 TICK = 0.25
+START, MOST = 5.0, 45.0  # seconds: to fork and to move the weights; what is ever asked for
+
+
+class Job(Protocol[T_co]):
+    """Work as data."""
+
+    @property
+    def seconds(self) -> float:
+        """How long a GPU may take for it."""
+
+    def __call__(self, note: Progress, stopped: Callable[[], bool]) -> Iterator[T_co]:
+        """What it finds out, as it comes."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Progress of the running method."""
+    """Progress of the running method; without a total, a sentence about what is waited for."""
 
     method: str
     done: int
@@ -31,15 +55,25 @@ class Step:
 
 
 class Worker:
-    """Runs jobs one after another and lets each session stop its own."""
+    """Runs jobs one after another and lets each session stop its own.
 
-    def __init__(self) -> None:
+    Args:
+        forks: run them in processes of their own, as ZeroGPU wants it; the one place that decides.
+    """
+
+    def __init__(self, forks: bool = gpu.ZERO) -> None:
+        self._events = _apart if forks else self._here
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._stops: dict[str, threading.Event] = {}
 
-    def call(self, work: Callable[[], T]) -> T:
-        """Run one function in the compute thread and wait for it."""
-        return self._pool.submit(work).result()
+    def collect(self, job: Job[T]) -> list[T]:
+        """All that a job yields, once it is over; nobody can stop it.
+
+        Raises:
+            DemoError: whatever the job raises.
+        """
+        events = self._events(job, threading.Event())
+        return [event for event in events if not isinstance(event, Step)]
 
     def stop(self, session: str) -> bool:
         """Ask a session's job to stop; False if it has none."""
@@ -56,6 +90,15 @@ class Worker:
         """
         flag = threading.Event()
         self._stops[session] = flag
+        try:
+            yield from self._events(job, flag)
+        finally:
+            flag.set()
+            if self._stops.get(session) is flag:
+                del self._stops[session]
+
+    def _here(self, job: Job[T], flag: threading.Event) -> Iterator[T | Step]:
+        """In the compute thread."""
         items: queue.SimpleQueue[T | BaseException | None] = queue.SimpleQueue()
         latest: list[Step] = []
 
@@ -86,5 +129,34 @@ class Worker:
         finally:
             flag.set()
             future.cancel()
-            if self._stops.get(session) is flag:
-                del self._stops[session]
+
+
+def _apart(job: Job[T], flag: threading.Event) -> Iterator[T | Step]:
+    """In a process of its own; Stop is heard at its next event, which comes within a tick."""
+    try:
+        with closing(alone(job)) as events:
+            for event in events:
+                if flag.is_set():
+                    raise Cancelled("Stopped.")
+                if isinstance(event, DemoError):
+                    raise event
+                yield event
+    except gr.Error as error:  # of ZeroGPU itself: a quota, an aborted process
+        raise DemoError(re.sub("<[^>]*>", "", str(error.message))) from error
+
+
+def reserved(job: Job[object]) -> float:
+    """Seconds of a GPU to ask for; what is asked for is taken from the visitor's quota."""
+    return min(MOST, START + job.seconds)
+
+
+@gpu.lent(reserved)
+def alone(job: Job[T]) -> Generator[T | Step | DemoError]:
+    """A job's events where there is no compute thread; an error of it is the last of them.
+
+    As data, because ZeroGPU hands on only the class name of an exception.
+    """
+    try:
+        yield from Worker(forks=False).stream("", job)
+    except DemoError as error:
+        yield error

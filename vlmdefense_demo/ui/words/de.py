@@ -191,6 +191,8 @@ WORDS = {
     "status.knows": "Ein Angreifer, der {title} kennt, {rung}: Schritt {done} von {total}",
     "status.loading": "{name} wird geladen …",
     "status.loaded": "{name} ist bereit auf {device}.",
+    "status.early": "{name} wird geladen. Die fertigen Geschichten brauchen kein Modell.",
+    "status.there": "{name} ist bereit.",
     "status.broke": "In der Demo ist etwas kaputtgegangen; Einzelheiten stehen im Log.",
     "status.story": "{title}: ein mitgeliefertes Ergebnis; jetzt wurde nichts berechnet.",
     "status.set": "{title} ist eingestellt. „Angriff & Abwehr“ zeigt das Ergebnis.",

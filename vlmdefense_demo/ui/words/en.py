@@ -194,6 +194,8 @@ WORDS = {
     "status.knows": "An attacker who knows {title}, {rung}: step {done} of {total}",
     "status.loading": "Loading {name} …",
     "status.loaded": "{name} is ready on {device}.",
+    "status.early": "{name} is loading. The ready stories need no model.",
+    "status.there": "{name} is ready.",
     "status.broke": "Something broke inside the demo; the log has the details.",
     "status.story": "{title}: a shipped result; nothing was computed now.",
     "status.set": "{title} is set. Press “Attack & defend” to see it.",

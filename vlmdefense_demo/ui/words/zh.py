@@ -176,6 +176,8 @@ WORDS = {
     "status.knows": "了解 {title} 的攻击者，{rung}：第 {done} 步，共 {total} 步",
     "status.loading": "正在加载 {name}…",
     "status.loaded": "{name} 已就绪，设备：{device}。",
+    "status.early": "{name} 正在加载。现成的案例无需模型。",
+    "status.there": "{name} 已就绪。",
     "status.broke": "演示内部出错；详情见日志。",
     "status.story": "{title}：随附的结果，现在没有进行计算。",
     "status.set": "{title} 已设好。按“攻击并防御”查看结果。",
