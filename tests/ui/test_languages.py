@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -136,7 +137,9 @@ def served(demo, query="", header=None, body=None):
     headers = [] if header is None else [(b"accept-language", header.encode())]
     scope = {"type": "http", "method": "GET", "path": "/", "headers": headers,
              "query_string": query.encode()}  # fmt: skip
-    asyncio.run(Languages(app, demo)(scope, None, send))
+    # In a thread of its own: while a browser is open, this one has a running loop.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, Languages(app, demo)(scope, None, send)).result()
     start, done = sent
     assert dict(start["headers"])[b"content-length"] == str(len(done["body"])).encode()
     return dict(start["headers"]), done["body"].decode()
@@ -208,6 +211,8 @@ def test_no_label_of_the_page_is_left_in_english(demo, words):
     said = set(ENGLISH.table.values()) - set(words.table.values()) - parameters
     for component in config["components"]:
         props = component["props"]
+        if component["type"] == "api":  # endpoints have no language
+            continue
         seen = {props.get("label"), props.get("info"), *(n for n, _ in props.get("choices") or [])}
         if component["type"] == "button":
             seen.add(props["value"])
