@@ -190,10 +190,10 @@ def methods(args: argparse.Namespace) -> int:
 
 def speed(args: argparse.Namespace) -> int:
     """Time attack and defences against their bare passes."""
-    from vlmdefense_demo import speed as figures
     from vlmdefense_demo.models.catalog import load_model
+    from vlmdefense_demo.speed import attacks, defences, measure
 
-    which = {"all": figures.measure, "attacks": figures.attacks, "defences": figures.defences}
+    which = {"all": measure, "attacks": attacks, "defences": defences}
     for line in which[args.only](load_model(args.model, args.device), args.repeats):
         _echo(f"{line}\n")
     return 0

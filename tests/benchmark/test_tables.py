@@ -10,11 +10,12 @@ import json
 import pytest
 
 from vlmdefense_demo.__main__ import main
-from vlmdefense_demo.benchmark import tables
+from vlmdefense_demo.benchmark import page, tables
 from vlmdefense_demo.benchmark.notes import notes
 from vlmdefense_demo.benchmark.rows import SCHEMA, Rows, read_rows
 from vlmdefense_demo.benchmark.statistics import mcnemar, rate, separable
 from vlmdefense_demo.errors import InvalidParameter
+from vlmdefense_demo.survey import entry
 from vlmdefense_demo.training.report import wilson
 
 
@@ -123,6 +124,16 @@ def test_notes_count_flags_and_doubt_attacks_that_are_weak():
     assert "FARE: misleading" not in text
     assert "Undefended: 50.0 [23.7, 76.3] % survive unaware, 4/255: a weak attack (GM1)" in text
     assert "TTC: 10.0 [1.8, 40.4] % survive unaware, 128/255, which has no bound (GM8)" in text
+
+
+def test_the_page_quotes_the_papers_apart_from_what_was_measured(tmp_path):
+    file = tmp_path / "results.md"
+    list(page.write([*many("undefended", 9, 10), *many("fare", 8, 10)], [], file))
+    measured, papers = file.read_text().split("## What the papers report")
+    for number in entry("fare").published:
+        assert number.source in papers
+        assert number.source not in measured
+    assert "| FARE | 80.0 [" in measured
 
 
 def test_a_full_disk_says_what_to_do_and_keeps_what_is_written(tmp_path, monkeypatch):

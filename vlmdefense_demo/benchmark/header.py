@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,12 +25,12 @@ def header(
 ) -> dict[str, Any]:
     """Command, plan and seeds, hashes of weights and pictures, versions and machine."""
     return {
-        "command": " ".join(["python -m vlmdefense_demo", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "vlmdefense_demo", *sys.argv[1:]]),
         "plan": asdict(plan),
         "model": {"name": backbone.name, "sha256": weights_digest(backbone)},
         "pictures": {
             "n": sum(len(task.pictures) for task in asked),
-            "digest": digest([(t.world, t.labels, [_fingerprint(t)]) for t in asked]),
+            "digest": digest([(t.world, t.labels, _fingerprint(t)) for t in asked]),
         },
         "versions": versions(),
         "machine": {

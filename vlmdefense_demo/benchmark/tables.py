@@ -170,11 +170,9 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 def abroad(rows: Sequence[Row], cell: Cell) -> tuple[list[str], list[list[str]]]:
     """Head and lines of a table of one column of `cells`, world by world."""
-    names = [w for w in worlds(rows) if any(w in line.worlds.get(cell, {}) for line in lines(rows))]
-    body = [
-        [line.title, *(_percent(line.worlds.get(cell, {}).get(world)) for world in names)]
-        for line in lines(rows)
-    ]
+    found = [(line.title, line.worlds.get(cell, {})) for line in lines(rows)]
+    names = [world for world in worlds(rows) if any(world in rates for _, rates in found)]
+    body = [[title, *(_percent(rates.get(world)) for world in names)] for title, rates in found]
     return [cell.title, *names], body
 
 
