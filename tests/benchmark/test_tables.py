@@ -23,7 +23,7 @@ def row(defense, picture, standing, step="clean", eps=0.0, **more):
     return {
         "schema": SCHEMA, "key": f"{defense}{picture}{step}{eps}{more}", "picture": picture,
         "defense": defense, "values": {}, "step": step, "eps": eps, "standing": standing,
-        "world": "own", "model": "pocket", "conditions": "same", "error": "", "f": 1, "b": 0, "tf": 0, "tb": 0, "s": 0.01, "flags": [],
+        "world": "own", "model": "pocket", "conditions": "same", "error": "", "f": 1, "b": 0, "tf": 0, "tb": 0, "s": 0.01, "flags": [], "seed": 0,
     } | more  # fmt: skip
 
 
