@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -166,19 +167,19 @@ class Opponent:
         is made here, and comes second.
         """
         steps, radius = self.budget.adaptive_steps, self.ball.radius
-        objective = eot_objective(target, self.goal, LOSSES["margin"], self.budget.draws)
+        objective = partial(eot_objective, target, self.goal, LOSSES["margin"], self.budget.draws)
         move = (
             l2_move(x, radius, 2.5 * radius / steps)
             if self.ball.norm == "l2"
             else sign_move(x, radius, lattice_step_size(radius, steps))
         )
         climb = Ascent(steps, enough=PAST_BOUNDARY, judge_last=True)
-        images, best = climb(objective, move, x if warm is None else warm, run)
+        images, best = climb(objective(), move, x if warm is None else warm, run)
         if bool((best >= PAST_BOUNDARY).all()):
             return images
         again = run.child("second")
         start = x if warm is not None else self._pgd(False)(self.clf, x, self.goal, run=again)
-        others, value = climb(objective, move, start, again)
+        others, value = climb(objective(), move, start, again)
         better = (value > best) & (best < PAST_BOUNDARY)
         return torch.where(better[:, None, None, None], others, images)
 

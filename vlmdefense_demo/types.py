@@ -93,6 +93,17 @@ class Cost:
     seconds: float = 0.0
     peak_bytes: int = 0
 
+    def __add__(self, other: Cost) -> Cost:
+        """What two stages spent, one after the other."""
+        return Cost(
+            self.image_forward + other.image_forward,
+            self.image_backward + other.image_backward,
+            self.text_forward + other.text_forward,
+            self.text_backward + other.text_backward,
+            self.seconds + other.seconds,
+            max(self.peak_bytes, other.peak_bytes),
+        )
+
     def passes(self) -> str:
         """The count in words a card can show: "8 f + 4 b · text 20 f + 10 b"."""
         parts = [_passes("", self.image_forward, self.image_backward)]

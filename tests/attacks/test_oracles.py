@@ -440,6 +440,29 @@ def test_the_expectation_is_the_mean_gradient_of_its_draws():
     torch.testing.assert_close(reached, goal.maximise(4 * base(x), margin))
 
 
+@pytest.mark.parametrize(("draws", "steps"), [(1, 4), (2, 2), (3, 2), (4, 1), (5, 1)])
+def test_an_image_is_through_after_four_draws_and_not_after_a_lucky_one(draws, steps):
+    goal, x = Goal(torch.tensor([0])), middle(1)
+    lead = iter([9.0] * draws + [3.0] * 100)
+
+    def drawn(pixels):
+        return torch.tensor([[0.0, next(lead)]]) + 0 * pixels.sum()
+
+    objective = eot_objective(drawn, goal, LOSSES["margin"], draws)
+    seen = [objective(x)[1].item() for _ in range(steps + 1)]
+    assert seen[: steps - 1] == [0.0] * (steps - 1)
+    assert seen[steps - 1 :] == ([9.0, 3.0] if steps == 1 else [3.0, 3.0])
+
+
+def test_an_unlucky_draw_counts_until_four_others_have_passed():
+    goal, x = Goal(torch.tensor([0])), middle(1)
+    lead = iter([3.0, 3.0, 3.0, -1.0, 3.0, 3.0, 3.0, 3.0])
+    objective = eot_objective(
+        lambda _: torch.tensor([[0.0, next(lead)]]), goal, LOSSES["margin"], 1
+    )
+    assert [objective(x)[1].item() for _ in range(8)] == [0, 0, 0, -1, -1, -1, -1, 3]
+
+
 def test_the_expectation_holds_one_draw_at_a_time():
     class Big(torch.autograd.Function):
         alive = most = 0

@@ -14,13 +14,14 @@ import torch
 
 from tests import tiny
 from vlmdefense_demo.benchmark.measure import measure
-from vlmdefense_demo.benchmark.plan import Plan, settings
+from vlmdefense_demo.benchmark.plan import Plan, Setting, settings
 from vlmdefense_demo.benchmark.remember import Remembering
 from vlmdefense_demo.benchmark.rows import Rows, read_rows
 from vlmdefense_demo.benchmark.scene import Scene
 from vlmdefense_demo.defenses.test_time.ensemble import ViewEnsemble
 from vlmdefense_demo.errors import InvalidParameter, UnknownMethod
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
+from vlmdefense_demo.types import Cost
 
 
 def timeless(*files):
@@ -132,13 +133,16 @@ def test_one_defence_does_not_change_another(plan, backbone, some_tasks, tmp_pat
 
 
 def test_what_breaks_the_kin_is_tried_first(plan, backbone, some_tasks, tmp_path, monkeypatch):
-    def wrong(self, id, eps, i):
-        """A picture of another word, which no view method takes for this one."""
-        assert id == "ensemble"
-        others = (self.goal.labels != self.goal.labels[i]).nonzero().flatten()
-        return self.x[others[:1]]
+    own = Scene.adaptive
 
-    monkeypatch.setattr(Scene, "of_kin", wrong)
+    def wrong(self, setting, eps, i, transferred):
+        """Of the kin's attacker a picture of another word, which no view method takes for this one."""
+        if setting.name != "ensemble:views=4":
+            return own(self, setting, eps, i, transferred)
+        others = (self.goal.labels != self.goal.labels[i]).nonzero().flatten()
+        return self.x[others[:1]], Cost()
+
+    monkeypatch.setattr(Scene, "adaptive", wrong)
     mixed = next(t for t in some_tasks if len({p.label for p in t.pictures}) > 1)
     file = tmp_path / "rows.jsonl"
     measure(plan("tvss:views=4", eps=(2.0,)), backbone, [mixed], Rows(file))
@@ -167,11 +171,63 @@ def test_what_broke_a_sibling_is_tried_first(plan, backbone, some_tasks, tmp_pat
         assert found[8, picture]["b"] == 0
 
 
+def test_only_the_first_setting_is_attacked_where_that_is_asked(
+    plan, backbone, some_tasks, tmp_path
+):
+    found = {}
+    for name, first in (("first", True), ("each", False)):
+        asked = plan("bits:bits=7/1", eps=(8.0,), steps=("clean", "adaptive"), attack_first=first)
+        measure(asked, backbone, some_tasks, Rows(tmp_path / name))
+        found[name] = {(r["values"]["bits"], r["picture"]): r for r in read_rows(tmp_path / name)
+                       if r["eps"]}  # fmt: skip
+    assert found["first"].keys() == found["each"].keys()
+    assert any(row["b"] for (bits, _), row in found["each"].items() if bits == 1)
+    for (bits, picture), row in found["first"].items():
+        other = found["each"][bits, picture]
+        assert row["key"] != other["key"]
+        if bits == 7:
+            assert (row["standing"], row["f"], row["b"]) == (
+                other["standing"],
+                other["f"],
+                other["b"],
+            )
+        else:
+            assert row["b"] == 0
+            assert row["f"] <= 1
+            assert row["standing"] >= other["standing"]
+
+
+def test_whose_attacker_was_asked_for_its_kin_has_the_same_rows(
+    plan, backbone, some_tasks, tmp_path
+):
+    found = []
+    for order in ("ensemble:views=4,tvss:views=4", "tvss:views=4,ensemble:views=4"):
+        file = tmp_path / f"{len(found)}.jsonl"
+        measure(plan(order, eps=(2.0,)), backbone, some_tasks[:1], Rows(file))
+        found.append(timeless(file))
+    assert found[0] == found[1]
+    assert any(json.loads(row)["b"] for row in found[0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "kin"),
+    [
+        ("tvss", "ensemble"),
+        ("rtpt:views=4", "ensemble:views=4"),
+        ("ensemble", None),
+        ("bits", None),
+    ],
+)
+def test_kin_have_as_many_views(asked, kin):
+    found = settings(asked)[0].kin
+    assert (found and found.name) == kin
+
+
 def test_attackers_leave_nothing_in_memory(plan, backbone, some_tasks):
     scene = Scene(plan(), backbone, some_tasks[0], 0)
     scene.prepare()
     scene.attacked(8.0)
-    scene.of_kin("ensemble", 8.0, 0)
+    scene.adaptive(Setting("ensemble"), 8.0, 0, scene.attacked(8.0)[0][:1])
     assert not scene.judge.backbone._seen
 
 

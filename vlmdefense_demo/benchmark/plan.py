@@ -69,6 +69,17 @@ class Setting:
         return method
 
     @property
+    def kin(self) -> Setting | None:
+        """The simpler defence whose adversarial images carry over, with as many views, if there is one."""
+        method = self.build()
+        if not method.kin:
+            return None
+        plain, views = Setting(method.kin), shown(method)["views"]
+        return (
+            plain if shown(plain.build())["views"] == views else Setting(plain.id, {"views": views})
+        )
+
+    @property
     def name(self) -> str:
         """ "rtpt:views=8": how it is asked for, and what the table calls it."""
         return ":".join([self.id, *(f"{k}={v}" for k, v in sorted(self.values.items()))])
@@ -112,6 +123,8 @@ class Plan:
             "latency", the time of a single picture, and "gradient", the checks of masking.py.
         budget: of those attackers.
         seeds: of all draws; several make several rows a picture.
+        attack_first: of several settings of a defence only the first is attacked by who knows it; the
+            others are shown what broke it, which is cheap and no more than a bound from above.
     """
 
     defenses: tuple[Setting, ...]
@@ -122,6 +135,7 @@ class Plan:
     budget: Budget = INTERACTIVE
     seeds: tuple[int, ...] = (0,)
     template: str = DEFAULT_TEMPLATE
+    attack_first: bool = False
 
     def __post_init__(self) -> None:
         unknown = set(self.steps) - set(STEPS)
@@ -188,6 +202,7 @@ class Plan:
                 "rungs": self.rungs[: self.rungs.index(step) + 1],
                 "radii": self.eps,
             }
+            about |= {"attacked": "first"} if self.attack_first else {}
         return about
 
     def company(self, group: Sequence[Setting], setting: Setting, step: Step) -> dict[str, Any]:

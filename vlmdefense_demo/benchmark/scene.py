@@ -11,7 +11,6 @@ from vlmdefense_demo.benchmark.plan import Plan, Setting
 from vlmdefense_demo.benchmark.remember import Remembering
 from vlmdefense_demo.benchmark.tasks import Task
 from vlmdefense_demo.benchmark.worlds import corrupted
-from vlmdefense_demo.defenses.base import Defender
 from vlmdefense_demo.geometry import LEVELS, Ball
 from vlmdefense_demo.images import fit, read_upload, to_pixels
 from vlmdefense_demo.labels import plain
@@ -39,7 +38,8 @@ class Scene:
 
     def __post_init__(self) -> None:
         self._attacked: dict[float, tuple[Images, Cost]] = {}
-        self._of_kin: dict[tuple[str, float, int], Images] = {}
+        self._of_kin: dict[tuple[str, float, int], tuple[Images, Cost]] = {}
+        self._kin = [setting.kin for setting in self.plan.defenses]
         self._ready = False
 
     def attacked(self, eps: float) -> tuple[Images, Cost]:
@@ -53,27 +53,32 @@ class Scene:
             self._attacked[eps] = images, cost
         return self._attacked[eps]
 
-    def opponent(self, id: str, method: Defender, eps: float, i: int) -> Opponent:
+    def opponent(self, setting: Setting, eps: float, i: int) -> Opponent:
         """Who attacks picture i through a defence, from a place of its own in the seed tree."""
         return Opponent(
-            method,
+            setting.build(),
             self.clf,
             self.goal.select(torch.tensor([i])),
             Ball("linf", eps / LEVELS),
             self.plan.budget,
-            self.run.select([i]).child(f"attacker/{id}/{eps:g}"),
+            self.run.select([i]).child(f"attacker/{setting.name}/{eps:g}"),
         )
 
-    def of_kin(self, id: str, eps: float, i: int) -> Images:
-        """Picture i as the adaptive attacker of a simpler defence makes it, once for all its kin.
+    def adaptive(
+        self, setting: Setting, eps: float, i: int, transferred: Images
+    ) -> tuple[Images, Cost]:
+        """Picture i as the adaptive attacker of a defence makes it, and what that took.
 
-        The same whether that defence is itself in the plan or not.
+        Once for all its kin, and the same whether that defence is itself in the plan or not.
         """
-        if (id, eps, i) not in self._of_kin:
-            opponent = self.opponent(id, Setting(id).build(), eps, i)
-            x, transferred = self.x[i : i + 1], self.attacked(eps)[0][i : i + 1]
-            self._of_kin[id, eps, i] = opponent.adaptive(x, transferred)
-        return self._of_kin[id, eps, i]
+        place = setting.name, eps, i
+        if place in self._of_kin:
+            return self._of_kin[place]
+        with self.clf.meter.stage() as cost:
+            image = self.opponent(setting, eps, i).adaptive(self.x[i : i + 1], transferred)
+        if setting in self._kin:
+            self._of_kin[place] = image, cost
+        return image, cost
 
     def prepare(self) -> None:
         """Decode the pictures and encode the words; late, because a batch that is done needs neither."""

@@ -60,11 +60,13 @@ class Trial:
 
     Args:
         broken: what broke a sibling, which the attackers of this one try first.
+        lead: whom they attack, the setting itself or a sibling; who leads is attacked before.
     """
 
     scene: Scene
     setting: Setting
     broken: Broken
+    lead: Setting
 
     def __post_init__(self) -> None:
         self.method: Defender = self.setting.build()
@@ -103,22 +105,34 @@ class Trial:
     def _attack(self, rung: RungName, eps: float, i: int, transferred: Images) -> tuple[bool, Cost]:
         """Whether the attacker of a rung gets picture i past the defence, and what that took.
 
-        One picture at a time: each is left as soon as it has fallen.
+        One picture at a time: each is left as soon as it has fallen. What kin took is not counted.
         """
         scene, known = self.scene, [image for radius, image in self.broken[i] if radius <= eps]
-        if self.method.kin and rung == "adaptive":
-            transferred = scene.of_kin(self.method.kin, eps, i)
+        if rung == "adaptive" and self.lead.kin:
+            transferred, _ = scene.adaptive(self.lead.kin, eps, i, transferred)
             known.append(transferred)
-        with scene.clf.meter.stage() as cost:
-            if not all(self._holds(image, i) for image in known):
-                return True, cost
-            opponent = scene.opponent(self.setting.name, self.method, eps, i)
-            _, attempt = opponent.rungs()[rung]
-            image = attempt(scene.x[i : i + 1], transferred)
-            held = self._holds(image, i)
-        if not held:
+        with scene.clf.meter.stage() as asked:
+            fell = not all(self._holds(image, i) for image in known)
+        if fell or self.lead is not self.setting:
+            return fell, asked
+        image, climbed = self._climb(rung, eps, i, transferred)
+        with scene.clf.meter.stage() as judged:
+            fell = not self._holds(image, i)
+        if fell:
             self.broken[i].append((eps, image))
-        return not held, cost
+        return fell, asked + climbed + judged
+
+    def _climb(
+        self, rung: RungName, eps: float, i: int, transferred: Images
+    ) -> tuple[Images, Cost]:
+        """Picture i as the attacker of a rung makes it, and what that took."""
+        scene = self.scene
+        if rung == "adaptive":
+            return scene.adaptive(self.setting, eps, i, transferred)
+        attempt = scene.opponent(self.setting, eps, i).rungs()[rung][1]
+        with scene.clf.meter.stage() as cost:
+            image = attempt(scene.x[i : i + 1], transferred)
+        return image, cost
 
     def _holds(self, image: Images, i: int) -> bool:
         return bool(self._right(image, [i])[0])

@@ -137,7 +137,7 @@ def train_advpt(
     trained = _learn(
         lesson, recipe, run, lambda rows, text, run: bank[torch.tensor(rows)].to(device), checkpoint
     )
-    return replace(trained, cost=_sum(cost, trained.cost))
+    return replace(trained, cost=cost + trained.cost)
 
 
 def adversarial_bank(lesson: Lesson, recipe: PromptRecipe, run: Run) -> Features:
@@ -217,14 +217,3 @@ def _chunks(values: list[float], size: int) -> list[list[float]]:
 
 def _size(clf: ZeroShotClassifier) -> int:
     return clf.backbone.preprocess.size
-
-
-def _sum(one: Cost, two: Cost) -> Cost:
-    return Cost(
-        one.image_forward + two.image_forward,
-        one.image_backward + two.image_backward,
-        one.text_forward + two.text_forward,
-        one.text_backward + two.text_backward,
-        one.seconds + two.seconds,
-        max(one.peak_bytes, two.peak_bytes),
-    )
