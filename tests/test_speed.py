@@ -7,17 +7,28 @@ import re
 import torch
 
 from vlmdefense_demo.__main__ import main
-from vlmdefense_demo.speed import ATTACKS, Ratio, Share, Timed, measure
+from vlmdefense_demo.models.classifier import ZeroShotClassifier
+from vlmdefense_demo.speed import (
+    ATTACKS,
+    LABELS,
+    Clock,
+    Ratio,
+    Share,
+    Spent,
+    TimedModel,
+    TimedTower,
+    measure,
+)
 from vlmdefense_demo.survey import methods, usable
 
-SHARE = re.compile(r"outside the tower +\d+\.\d%, 8 at once +\d+\.\d%$")
+SHARE = re.compile(r"outside the tower \d+\.\d%, the model \d+\.\d%; 8 at once \d+\.\d%, \d+\.\d%$")
 
 
 def test_every_attack_and_defence_has_its_line(backbone):
     lines = list(measure(backbone, repeats=1))
     titles = [methods("attack")[id].title for id in ATTACKS]
     titles += [row.title for row in methods("defense").values()]
-    assert [line[:34].strip() for line in lines[:-2]] == titles
+    assert [re.split(r"  +", line)[0] for line in lines[:-2]] == titles
     assert all(SHARE.search(line) for line in lines[: len(ATTACKS)])
     assert all(re.search(r"ratio \d+\.\d\d$", line) for line in lines[len(ATTACKS) : -2])
     assert re.match(
@@ -47,23 +58,31 @@ def test_a_ratio_holds_when_the_machine_slows_down_between_the_pairs():
 
 
 def test_the_share_is_the_median_of_the_runs_own():
-    share = str(Share("it", ((2.0, 1.9), (4.0, 3.0), (1.0, 0.9)), ((1.0, 0.5),)))
-    assert share.endswith("outside the tower 10.0%, 8 at once 50.0%")
+    runs = (Spent(2.0, 1.9, 2.0), Spent(4.0, 3.0, 3.9), Spent(1.0, 0.9, 0.9))
+    share = str(Share("it", runs, (Spent(1.0, 0.5, 0.75),)))
+    assert share.endswith("outside the tower 10.0%, the model 2.5%; 8 at once 50.0%, 25.0%")
 
 
-def test_the_clocks_see_what_is_inside_the_tower_and_only_that(backbone, monkeypatch):
-    """A clock that ticks once a look: a forward and a backward take one tick each."""
+def test_the_clocks_see_what_is_inside_their_doors_and_only_that(backbone, monkeypatch):
+    """A clock that ticks once a look: what has no door inside takes one tick."""
     size = backbone.preprocess.size
     x = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     ticks = iter(range(100))
     monkeypatch.setattr("vlmdefense_demo.speed._now", lambda: float(next(ticks)))
-    timed = Timed(backbone)
-    assert torch.equal(timed.encode_image(x), backbone.encode_image(x))
-    assert timed.inside == 1
+    tower, model = Clock(), Clock()
+    clf, plain = (
+        TimedModel(TimedTower(backbone, tower), model),
+        ZeroShotClassifier(backbone, LABELS),
+    )
+    assert torch.equal(clf(x), plain(x))
+    assert (tower.seconds, model.seconds) == (
+        1,
+        3 + 1,
+    )  # two of the three are the tower's own doors
     leaf = x.clone().requires_grad_()
-    value = timed.encode_image(leaf).square().sum()
-    assert timed.inside == 2
+    value = clf(leaf).square().sum()
+    assert (tower.seconds, model.seconds) == (2, 8)
     gradient = torch.autograd.grad(value, leaf)[0]
-    assert timed.inside == 3
-    again = torch.autograd.grad(backbone.encode_image(leaf).square().sum(), leaf)[0]
+    assert (tower.seconds, model.seconds) == (3, 12)
+    again = torch.autograd.grad(plain(leaf).square().sum(), leaf)[0]
     assert torch.equal(gradient, again)

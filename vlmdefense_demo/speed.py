@@ -1,7 +1,8 @@
 """Where the time goes, as ratios taken in one run: the figures of docs/measurements.md.
 
-Attacks: the share of their time that is not spent inside the image tower, read from clocks at the
-tower's doors while the attack runs, for one picture and for a batch. Defences: their time over that
+Attacks: the share of their time that is not spent inside the image tower, and inside the model they
+attack (pixels to logits: the tower, the cosines and the temperature), read from clocks at the doors
+while the attack runs, for one picture and for a batch. Defences: their time over that
 of the bare passes they consist of, timed in pairs; the ratio is the median of the pairs' own, so that
 it holds when the machine's speed drifts. Where a library filters the picture first, its own call on
 an array that is ready for it counts among the bare passes.
@@ -15,12 +16,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
+from torch import Tensor
 
 from vlmdefense_demo.attacks.base import Attacker
 from vlmdefense_demo.defenses.multiview import MultiView
@@ -34,7 +36,7 @@ from vlmdefense_demo.published import rtpt_as_published
 from vlmdefense_demo.request import Request
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.survey import entry, first, usable
-from vlmdefense_demo.types import Cost, Features, Goal, Images
+from vlmdefense_demo.types import Cost, Features, Goal, Images, Logits
 
 LABELS = ("cat", "dog", "lion", "cheetah", "coffee", "rocket", "person", "tower", "motorcycle",
           "car")  # fmt: skip
@@ -78,47 +80,85 @@ class Ratio:
         return f"{self.name:34} {seconds:8.1f} ms   bare passes {bare:8.1f} ms   ratio {ratio:.2f}"
 
 
-class Timed(Backbone):
-    """The same model with a clock at its image tower's doors, forwards and backwards."""
+class Clock:
+    """Adds up what a function takes, forwards and backwards, while something else runs it."""
 
-    def __init__(self, original: Backbone) -> None:
-        super().__init__(original.name, original.model, original.tokenizer, original.preprocess)
-        self._tower = original._tower
-        self.inside = 0.0  # seconds
+    def __init__(self) -> None:
+        self.seconds = 0.0
 
-    def encode_image(self, x: Images) -> Features:
-        """As ever; the time inside is added up."""
+    def __call__(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """`function(x)`, timed."""
         entered: list[float] = []
         if x.requires_grad:
             x = x.view_as(x)
             x.register_hook(lambda _: self._note(entered[-1]))
         start = _now()
-        z = super().encode_image(x)
+        out = function(x)
         self._note(start)
-        if z.requires_grad:
-            z.register_hook(lambda _: entered.append(_now()))
-        return z
+        if out.requires_grad:
+            out.register_hook(lambda _: entered.append(_now()))
+        return out
 
     def _note(self, start: float) -> None:
-        self.inside += _now() - start
+        self.seconds += _now() - start
+
+
+class TimedTower(Backbone):
+    """The same model with a clock at its image tower's doors."""
+
+    def __init__(self, original: Backbone, clock: Clock) -> None:
+        super().__init__(original.name, original.model, original.tokenizer, original.preprocess)
+        self._tower, self.clock = original._tower, clock
+
+    def encode_image(self, x: Images) -> Features:
+        """As ever."""
+        return self.clock(super().encode_image, x)
+
+
+class TimedModel(ZeroShotClassifier):
+    """The same classifier with a clock around it, from pixels to features and from those to logits."""
+
+    def __init__(self, backbone: Backbone, clock: Clock) -> None:
+        super().__init__(backbone, LABELS)
+        self.clock = clock
+
+    def encode_image(self, x: Images, normalize: bool = True) -> Features:
+        """As ever."""
+        return self.clock(partial(super().encode_image, normalize=normalize), x)
+
+    def logits(self, features: Features) -> Logits:
+        """As ever."""
+        return self.clock(super().logits, features)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of one run of an attack: in all, inside the image tower, inside the whole model."""
+
+    total: float
+    tower: float
+    model: float
 
 
 @dataclass(frozen=True)
 class Share:
-    """Seconds of an attack in all and inside the image tower, run by run."""
+    """How much of an attack is outside of what it attacks, run by run."""
 
     name: str
-    alone: tuple[tuple[float, float], ...]
-    batch: tuple[tuple[float, float], ...]
+    alone: tuple[Spent, ...]
+    batch: tuple[Spent, ...]
 
     def __str__(self) -> str:
-        seconds = 1000 * statistics.median(total for total, _ in self.alone)
-        one, many = (_outside(runs) for runs in (self.alone, self.batch))
-        return f"{self.name:34} {seconds:8.1f} ms   outside the tower {one}, {BATCH} at once {many}"
+        ms = 1000 * statistics.median(run.total for run in self.alone)
+        return (
+            f"{self.name:24} {ms:8.1f} ms   outside the tower {_outside(self.alone, 'tower')}, the "
+            f"model {_outside(self.alone, 'model')}; {BATCH} at once {_outside(self.batch, 'tower')}, "
+            f"{_outside(self.batch, 'model')}"
+        )
 
 
-def _outside(runs: tuple[tuple[float, float], ...]) -> str:
-    return f"{statistics.median(1 - inside / total for total, inside in runs):5.1%}"
+def _outside(runs: tuple[Spent, ...], part: Literal["tower", "model"]) -> str:
+    return f"{statistics.median(1 - getattr(run, part) / run.total for run in runs):.1%}"
 
 
 def measure(backbone: Backbone, repeats: int = 15) -> Iterator[str]:
@@ -128,7 +168,7 @@ def measure(backbone: Backbone, repeats: int = 15) -> Iterator[str]:
 
 
 def attacks(backbone: Backbone, repeats: int = 15) -> Iterator[str]:
-    """Lines: each attack's share outside the tower, for one picture and for a batch."""
+    """Lines: each attack's share outside tower and model, for one picture and for a batch."""
     batch = _noise(backbone)
     for id, values in ATTACKS.items():
         found = entry(id, "attack")
@@ -166,20 +206,18 @@ def _noise(backbone: Backbone) -> Images:
     return backbone.place(from_levels(levels))
 
 
-def _clocked(
-    attacker: Attacker, backbone: Backbone, x: Images, n: int
-) -> tuple[tuple[float, float], ...]:
-    """`n` runs after one that warms up: seconds, and those of them inside the image tower."""
-    timed = Timed(backbone)
-    clf = ZeroShotClassifier(timed, LABELS)
+def _clocked(attacker: Attacker, backbone: Backbone, x: Images, n: int) -> tuple[Spent, ...]:
+    """`n` runs after one that warms up."""
+    tower, model = Clock(), Clock()
+    clf = TimedModel(TimedTower(backbone, tower), model)
     with torch.no_grad():
         goal = Goal(clf(x).argmax(1))
         runs = []
         for _ in range(n + 1):
-            timed.inside = 0.0
+            tower.seconds = model.seconds = 0.0
             run = Run(ids=tuple(map(str, range(len(x)))))
             total = _seconds(lambda run=run: attacker(clf, x, goal, run=run))  # type: ignore[misc]
-            runs.append((total, timed.inside))
+            runs.append(Spent(total, tower.seconds, model.seconds))
     return tuple(runs[1:])
 
 
