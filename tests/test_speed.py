@@ -7,6 +7,8 @@ import re
 import torch
 
 from vlmdefense_demo.__main__ import main
+from vlmdefense_demo.benchmark.remember import Remembering
+from vlmdefense_demo.benchmark.throughput import listening, throughput
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.speed import (
     ATTACKS,
@@ -17,7 +19,8 @@ from vlmdefense_demo.speed import (
     Spent,
     TimedModel,
     TimedTower,
-    measure,
+    attacks,
+    defences,
 )
 from vlmdefense_demo.survey import methods, usable
 
@@ -25,7 +28,7 @@ SHARE = re.compile(r"outside the tower \d+\.\d%, the model \d+\.\d%; 8 at once \
 
 
 def test_every_attack_and_defence_has_its_line(backbone):
-    lines = list(measure(backbone, repeats=1))
+    lines = [*attacks(backbone, 1), *defences(backbone, 1)]
     titles = [methods("attack")[id].title for id in ATTACKS]
     titles += [row.title for row in methods("defense").values()]
     assert [re.split(r"  +", line)[0] for line in lines[:-2]] == titles
@@ -39,7 +42,7 @@ def test_every_attack_and_defence_has_its_line(backbone):
 
 def test_a_defence_the_model_has_no_weights_for_has_no_line(backbones):
     backbone = backbones["resnet"]
-    lines = list(measure(backbone, repeats=1))
+    lines = list(defences(backbone, 1))
     assert "fap" not in usable(backbone.name)
     assert not any(line.startswith("FAP") for line in lines)
 
@@ -50,6 +53,25 @@ def test_the_attacks_can_be_timed_alone(model_dirs, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(ATTACKS)
     assert all(SHARE.search(line) for line in lines)
+
+
+def test_the_benchmark_is_timed_against_the_passes_it_makes(backbone):
+    [line] = throughput(backbone, repeats=2)
+    # Eight photos, three radii: ten steps each, judged clean and after each; what is seen twice is not run twice.
+    assert re.match(r"benchmark, clean and transfer: \d+ ms for 272 f \+ 240 b, bare passes", line)
+    ratio = float(re.search(r"throughput (\d+\.\d\d) of the bare model's$", line)[1])
+    assert 0 < ratio < 3
+
+
+def test_a_call_is_written_down_with_its_size_and_whether_it_goes_back(backbone):
+    size = backbone.preprocess.size
+    x = torch.rand(3, 3, size, size, requires_grad=True)
+    with listening(backbone) as calls:
+        backbone.encode_image(x)
+        with torch.no_grad():
+            Remembering(backbone).encode_image(x[:2])
+    backbone.encode_image(x)
+    assert calls == [(3, True), (2, False)]
 
 
 def test_a_ratio_holds_when_the_machine_slows_down_between_the_pairs():

@@ -189,13 +189,16 @@ def methods(args: argparse.Namespace) -> int:
 
 
 def speed(args: argparse.Namespace) -> int:
-    """Time attack and defences against their bare passes."""
+    """Time attacks, defences and the benchmark against their bare passes."""
+    from vlmdefense_demo.benchmark.throughput import throughput
     from vlmdefense_demo.models.catalog import load_model
-    from vlmdefense_demo.speed import attacks, defences, measure
+    from vlmdefense_demo.speed import attacks, defences
 
-    which = {"all": measure, "attacks": attacks, "defences": defences}
-    for line in which[args.only](load_model(args.model, args.device), args.repeats):
-        _echo(f"{line}\n")
+    parts = {"attacks": attacks, "defences": defences, "benchmark": throughput}
+    backbone = load_model(args.model, args.device)
+    for part in parts.values() if args.only == "all" else [parts[args.only]]:
+        for line in part(backbone, args.repeats):
+            _echo(f"{line}\n")
     return 0
 
 

@@ -161,12 +161,6 @@ def _outside(runs: tuple[Spent, ...], part: Literal["tower", "model"]) -> str:
     return f"{statistics.median(1 - getattr(run, part) / run.total for run in runs):.1%}"
 
 
-def measure(backbone: Backbone, repeats: int = 15) -> Iterator[str]:
-    """Lines: each attack's share outside the tower, each defence against its passes, a whole run."""
-    yield from attacks(backbone, repeats)
-    yield from defences(backbone, repeats)
-
-
 def attacks(backbone: Backbone, repeats: int = 15) -> Iterator[str]:
     """Lines: each attack's share outside tower and model, for one picture and for a batch."""
     batch = _noise(backbone)
