@@ -28,6 +28,17 @@ def content(*paths):
     return {r["key"]: {k: v for k, v in r.items() if k not in TIMES} for r in read_rows(*paths)}
 
 
+@pytest.mark.parametrize(
+    ("shard", "name"), [(None, "rows.jsonl"), ("0/1", "rows.jsonl"), ("0/2", "rows.0.jsonl"),
+                        ("3/12", "rows.3.jsonl")],
+)  # fmt: skip
+def test_who_shares_the_work_has_a_file_that_all_can_read(shard, name, tmp_path):
+    file = place(shard).file(tmp_path / "rows.jsonl")
+    file.touch()
+    assert file.name == name
+    assert file in files(tmp_path / "rows.jsonl")
+
+
 def launched(arguments, n=2):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
                str(n), "-m", "vlmdefense_demo", *arguments]  # fmt: skip

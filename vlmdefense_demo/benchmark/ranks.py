@@ -49,8 +49,9 @@ class Place:
         return tasks[self.rank :: self.world]
 
     def file(self, rows: Path) -> Path:
-        """Its own file."""
-        return rows.with_name(f"{rows.stem}.{self.rank}{rows.suffix}") if self.launched else rows
+        """Its own file, where there are others."""
+        alone = self.world == 1 and not self.launched
+        return rows if alone else rows.with_name(f"{rows.stem}.{self.rank}{rows.suffix}")
 
     def wait(self) -> None:
         """For all processes to get here."""
@@ -84,5 +85,5 @@ def place(shard: str | None) -> Place:
 
 
 def files(rows: Path) -> list[Path]:
-    """A file of rows, and those that torchrun's processes wrote beside it."""
+    """A file of rows, and those that the processes of a shared run wrote beside it."""
     return [rows, *sorted(rows.parent.glob(f"{rows.stem}.[0-9]*{rows.suffix}"))]
