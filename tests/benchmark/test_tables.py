@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import gzip
 import io
 import json
 
@@ -150,6 +151,26 @@ def test_a_full_disk_says_what_to_do_and_keeps_what_is_written(tmp_path, monkeyp
     monkeypatch.setattr(json, "dumps", written)
     rows.add([row("ttc", "second", True)])
     assert [r["picture"] for r in read_rows(rows.file)] == ["first", "second"]
+
+
+def test_packed_rows_are_rows_and_half_of_them_are_refused(tmp_path, capsys):
+    plain, packed = tmp_path / "rows.jsonl", tmp_path / "rows.jsonl.gz"
+    # An end of a line to Python's splitlines, a sign like others to JSON.
+    Rows(plain).add([row("ttc", "first\u2028picture", True), row("ttc", "second", False)])
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert read_rows(packed) == read_rows(plain)
+    assert [r["picture"] for r in read_rows(packed)] == ["first\u2028picture", "second"]
+    packed.write_bytes(packed.read_bytes()[:-20])
+    assert main(["benchmark", "--table-only", str(packed)]) == 2
+    assert "cannot be unpacked" in capsys.readouterr().err
+
+
+def test_a_line_cut_inside_a_letter_is_left_out(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    Rows(file).add([row("ttc", "first", True), row("ttc", "zweite für", True)])
+    data = file.read_bytes()
+    file.write_bytes(data[: data.index("ü".encode()) + 1])
+    assert [r["picture"] for r in read_rows(file)] == ["first"]
 
 
 def test_the_command_measures_then_only_prints(model_dirs, tree, tmp_path, capsys):

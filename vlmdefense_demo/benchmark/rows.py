@@ -6,6 +6,7 @@ the rows of a run stands where and with what they were measured.
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -65,11 +66,15 @@ class Rows:
 
 
 def read_rows(*files: Path) -> list[Row]:
-    """The rows of files that exist, each key once."""
+    """The rows of files that exist, each key once; a file may be packed by gzip.
+
+    Raises:
+        InvalidParameter: what is packed cannot be unpacked.
+    """
     found: dict[str, Row] = {}
     for file in files:
         if file.exists():
-            for row in _parsed(file.read_text(encoding="utf-8").splitlines()):
+            for row in _parsed(_lines(file)):
                 if "key" in row:
                     found.setdefault(row["key"], row)
     return list(found.values())
@@ -81,9 +86,20 @@ def read_headers(*files: Path) -> list[dict[str, Any]]:
         line["about"]
         for file in files
         if file.exists()
-        for line in _parsed(file.read_text(encoding="utf-8").splitlines())
+        for line in _parsed(_lines(file))
         if "about" in line
     ]
+
+
+def _lines(file: Path) -> list[str]:
+    data = file.read_bytes()
+    if file.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError) as error:
+            raise InvalidParameter(f"{file} cannot be unpacked ({error}).") from error
+    # Not splitlines, which knows ends of lines that JSON keeps as they are.
+    return data.decode("utf-8", errors="replace").split("\n")
 
 
 def _parsed(lines: Iterable[str]) -> Iterator[Row]:
