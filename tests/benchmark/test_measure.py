@@ -18,6 +18,8 @@ from vlmdefense_demo.benchmark.plan import Plan, Setting, settings
 from vlmdefense_demo.benchmark.remember import Remembering
 from vlmdefense_demo.benchmark.rows import Rows, read_rows
 from vlmdefense_demo.benchmark.scene import Scene
+from vlmdefense_demo.benchmark.throughput import listening
+from vlmdefense_demo.benchmark.trial import BOUND
 from vlmdefense_demo.defenses.test_time.ensemble import ViewEnsemble
 from vlmdefense_demo.errors import InvalidParameter, UnknownMethod
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
@@ -192,6 +194,7 @@ def test_only_the_first_setting_is_attacked_where_that_is_asked(
                 other["b"],
             )
         else:
+            assert row["flags"] == [BOUND]
             assert row["b"] == 0
             assert row["f"] <= 1
             assert row["standing"] >= other["standing"]
@@ -221,6 +224,21 @@ def test_whose_attacker_was_asked_for_its_kin_has_the_same_rows(
 def test_kin_have_as_many_views(asked, kin):
     found = settings(asked)[0].kin
     assert (found and found.name) == kin
+
+
+def test_many_views_of_many_pictures_are_not_encoded_at_once(
+    plan, backbone, some_tasks, tmp_path, monkeypatch
+):
+    measured = []
+    for most in (1000, 7):
+        monkeypatch.setattr("vlmdefense_demo.benchmark.trial.TOGETHER", most)
+        file = tmp_path / f"{most}.jsonl"
+        with listening(backbone) as calls:
+            measure(plan("ensemble:views=3", steps=("clean",)), backbone, some_tasks, Rows(file))
+        measured.append((max(n for n, _ in calls), timeless(file)))
+    assert measured[0][0] == 3 * max(len(task.pictures) for task in some_tasks)
+    assert measured[1][0] == 6
+    assert measured[0][1] == measured[1][1]
 
 
 def test_attackers_leave_nothing_in_memory(plan, backbone, some_tasks):

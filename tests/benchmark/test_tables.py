@@ -15,6 +15,7 @@ from vlmdefense_demo.benchmark import page, tables
 from vlmdefense_demo.benchmark.notes import notes
 from vlmdefense_demo.benchmark.rows import SCHEMA, Rows, read_rows
 from vlmdefense_demo.benchmark.statistics import mcnemar, rate, separable
+from vlmdefense_demo.benchmark.trial import BOUND
 from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.survey import entry
 from vlmdefense_demo.training.report import wilson
@@ -111,6 +112,29 @@ def test_notes_name_errors_and_ties():
     text = "\n".join(notes(rows))
     assert "R-TPT: 1 results are errors: no memory" in text
     assert "TTC cannot be separated from FARE" in text
+
+
+def test_where_most_are_alike_the_notes_name_those_that_are_not():
+    alike = [r for i in range(6) for r in many("rtpt", 19, 20, values={"views": i + 2})]
+    rows = [*many("ttc", 20, 20), *alike, *many("fare", 2, 20)]
+    [text] = [note for note in notes(rows) if note.startswith("clean")]
+    assert text == "clean: TTC can be separated from FARE and no more"
+
+
+def test_what_nobody_attacked_is_no_more_than_a_bound():
+    asked = {"step": "adaptive", "eps": 4.0}
+    rows = [*many("ttc", 9, 10, **asked), *many("fare", 8, 10, **asked, flags=[BOUND])]
+    plain, bound = tables.markdown(rows).splitlines()[2:]
+    assert "≤" not in plain
+    assert "| ≤ 80.0 [" in bound
+    assert r"$\leq$ 80.0" in tables.latex(rows)
+    table = {
+        line["defence"]: line["bound"]
+        for line in csv.DictReader(io.StringIO(tables.csv_text(rows)))
+    }
+    assert table == {"TTC": "", "FARE": "≤"}
+    assert any(note.startswith("≤: not attacked itself") for note in notes(rows))
+    assert not any(note.startswith("≤") for note in notes(rows[:10]))
 
 
 def test_notes_count_flags_and_doubt_attacks_that_are_weak():

@@ -8,13 +8,14 @@ from statistics import fmean
 
 from vlmdefense_demo.benchmark.rows import Row
 from vlmdefense_demo.benchmark.statistics import mcnemar, separable
-from vlmdefense_demo.benchmark.tables import Cell, columns, lines, title, worlds
+from vlmdefense_demo.benchmark.tables import AT_MOST, Cell, columns, lines, title, worlds
 from vlmdefense_demo.benchmark.tasks import OWN
 from vlmdefense_demo.flags import FLAGS
 from vlmdefense_demo.masking import CANARY_LEVELS
 
 UNBOUNDED = 128  # grey levels: half of the range, where any picture can be any other
 WEAK = 0.05
+FEW = 4  # names of defences, however many others there are
 
 
 def notes(rows: Sequence[Row]) -> Iterator[str]:
@@ -29,6 +30,11 @@ def notes(rows: Sequence[Row]) -> Iterator[str]:
     home = [row for row in rows if row["world"] == OWN]
     for cell in columns(home):
         yield from _ties(home, cell)
+    if any(line.bounds for line in lines(rows)):
+        yield (
+            f"{AT_MOST.strip()}: not attacked itself, but shown what broke the setting that was; an attack "
+            "of its own could only break more"
+        )
     far = [world for world in worlds(rows) if world != OWN]
     if far:
         yield f"elsewhere is {', '.join(far)}: all their pictures together, those of one picture as one"
@@ -60,10 +66,12 @@ def _ties(rows: Sequence[Row], cell: Cell) -> Iterator[str]:
     if len(outcomes) < 2:
         return
     best = max(outcomes, key=lambda name: fmean(outcomes[name].values()))
-    others = [
-        name
-        for name, found in outcomes.items()
-        if name != best and not mcnemar(outcomes[best], found).differ
-    ]
-    if others:
-        yield f"{cell.title}: {best} cannot be separated from {', '.join(others)}"
+    same: list[str] = []
+    other: list[str] = []
+    for name, found in outcomes.items():
+        if name != best:
+            (other if mcnemar(outcomes[best], found).differ else same).append(name)
+    if len(same) > max(FEW, len(other)):
+        yield f"{cell.title}: {best} can be separated from {', '.join(other) or 'nothing'} and no more"
+    elif same:
+        yield f"{cell.title}: {best} cannot be separated from {', '.join(same)}"

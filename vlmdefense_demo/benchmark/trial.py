@@ -21,8 +21,11 @@ from vlmdefense_demo.run import Meter, Run
 from vlmdefense_demo.types import Cost, Images, Logits, RungName
 
 REPEATS = 3
+TOGETHER = 64  # passes; many views of many pictures at once would not fit into memory
 # Picture of the batch -> (radius, an image of it that got past a defence).
 Broken = defaultdict[int, list[tuple[float, Images]]]
+# Of a result nobody attacked for: more pictures may fall.
+BOUND = "bound"
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Trial:
         if "gradient" in plan.steps:
             yield "gradient", 0.0, self._gradient(clean)
         standing = dict.fromkeys(plan.rungs, clean)
+        flags = [] if self.lead is self.setting else [(BOUND,)] * len(clean)
         for eps in plan.eps:
             if "transfer" not in plan.steps and not plan.rungs:
                 return
@@ -100,7 +104,7 @@ class Trial:
                     fell, costs[i] = self._attack(rung, eps, i, images[i : i + 1])
                     held[i] = not fell
                 standing[rung] = held
-                yield rung, eps, Found(held, costs)
+                yield rung, eps, Found(held, costs, flags)
 
     def _attack(self, rung: RungName, eps: float, i: int, transferred: Images) -> tuple[bool, Cost]:
         """Whether the attacker of a rung gets picture i past the defence, and what that took.
@@ -140,11 +144,16 @@ class Trial:
     def _right(self, x: Images, rows: list[int] | None = None) -> tuple[Tensor, Cost]:
         """(B,) whether each picture, or those of `rows`, get their own label, in the shared draw."""
         scene = self.scene
-        rows = list(range(len(scene.x))) if rows is None else rows
-        run, goal = scene.run.select(rows).child("judge"), scene.goal.select(torch.tensor(rows))
+        asked = torch.arange(len(scene.x)) if rows is None else torch.tensor(rows)
+        passes = self.method.expected_cost(len(scene.task.labels)).image_forward
+        together = max(1, TOGETHER // passes)
+        right = []
         with torch.no_grad(), scene.clf.meter.stage() as cost:
-            logits = self.method(scene.judge, x, run=run).logits
-        return ~goal.reached(logits), cost
+            for some, images in zip(asked.split(together), x.split(together), strict=True):
+                run = scene.run.select(some.tolist()).child("judge")
+                logits = self.method(scene.judge, images, run=run).logits
+                right.append(~scene.goal.select(some).reached(logits))
+        return torch.cat(right), cost
 
     def _alone(self) -> list[Cost]:
         """What each picture costs by itself, nothing remembered: the median time of three."""
