@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vlmdefense_demo.ui.words.lecture_de import WORDS as LECTURE
+
 HELP = """\
 **Was hier zu sehen ist.** Ein Zero-Shot-Modell antwortet mit einem Label Ihrer Liste. Der Angriff
 verändert das Bild so, dass sich die Antwort ändert: Die meisten Angriffe verschieben jedes Pixel um
@@ -167,6 +169,7 @@ WORDS = {
     "card.more": "Wie sie entschieden hat und wie man sie angreift",
     "card.aware": "ein Angreifer, der sie kennt",
     "card.threshold": "{value} (Schwelle {threshold})",
+    "cost.text": "Text",
     "rung.transfer": "unwissend",
     "rung.transfer.how": "Angriff auf das unverteidigte Modell, danach der Verteidigung gezeigt",
     "rung.white_box": "White Box",
@@ -198,7 +201,6 @@ WORDS = {
     "status.set": "{title} ist eingestellt. „Angriff & Abwehr“ zeigt das Ergebnis.",
     "status.again": "{titles} noch einmal, auf derselben Datei.",
     "status.later": " Den Angreifer, der sie kennt, gibt es beim nächsten Lauf.",
-    "status.and": " und ",
     "status.report": "Es gibt noch nichts zu berichten. Drücken Sie „Angriff & Abwehr“ und warten Sie, bis alles fertig ist.",
     "done": "Fertig.",
     "done.nothing": "Fertig: Jede Verteidigung liegt schon beim sauberen Bild falsch. Ein Angriff war nicht nötig.",
@@ -354,25 +356,6 @@ WORDS = {
     "survey.count": "{some} von {all} Methoden",
     "survey.none": "Keine Methode passt. Lockern Sie einen Filter.",
     "survey.table": "Überblick über die Methoden",
-    # the lecture's frame
-    "lec.story": "Geschichte",
-    "lec.steps": "Schritte",
-    "lec.step": "Schritt {number}: {title}",
-    "lec.previous": "Voriger Schritt",
-    "lec.next": "Nächster Schritt",
-    "lec.notes": "Notizen",
-    "lec.leave": "Beenden",
-    "lec.of": "{number} von {all}",
-    "lec.keys": "← → oder Leertaste: Schritt · 1–4 oder Enter: Antwort · N: Notizen · Pos1, Ende · Esc: beenden",
-    "lec.speaker": "Notizen für den Vortrag",
-    "lec.question": "Frage",
-    "lec.measured": "Gemessen: {answer}",
-    "lec.difference": "Differenz × {gain}",
-    "lec.time": "× {times} Zeit",
-    "lec.price": "{passes}. Sauber: {answer}",
-    "lec.not_tried": "Wer sie kennt, wurde nicht erprobt.",
-    "lec.last": "Zuletzt versucht:",
-    "lec.old": "das alte Bild",
     # what is refused most
     "error.stopped": "Gestoppt.",
     "error.no_picture": "Es gibt noch kein Bild.",
@@ -472,27 +455,5 @@ WORDS = {
     "test_time.price": "bei jedem Bild bezahlt",
     "training_free": "Ohne Training",
     "training_free.price": "kein Gewicht ändert sich je",
-    # stories
-    "lesson.coffee-becomes-motorcycle": "Drei Wege zur Verteidigung",
-    "lesson.coffee-becomes-motorcycle.message": "Jede Art von Verteidigung sieht gut aus, bis der Angreifer sie kennt.",
-    "lesson.one-step": "Ein Schritt genügt",
-    "lesson.one-step.message": "Ein Netz ist um ein Bild herum fast linear, darum führt ein Schritt entlang des Vorzeichens des Gradienten weit.",
-    "lesson.universal": "Unsichtbar und universell",
-    "lesson.universal.message": "Eine einzige, vorab gemachte Änderung täuscht bei vielen Fotos.",
-    "lesson.price-of-training": "Der Preis der Robustheit",
-    "lesson.price-of-training.message": "Wer gegen Angriffe trainiert, zahlt bei sauberen Bildern.",
-    "lesson.adaptation-costs-time": "Anpassung kostet Zeit",
-    "lesson.adaptation-costs-time.message": "Was sich an jedes Bild anpasst, braucht keine robusten Gewichte und zahlt mit Durchläufen.",
-    "lesson.masked-gradients": "Maskierte Gradienten",
-    "lesson.masked-gradients.message": "Ein Filter hält Bilder auf, die ohne ihn gemacht wurden; oft versteckt er nur den Gradienten.",
-    "lesson.written-word": "Ein Wort auf dem Bild",
-    "lesson.written-word.message": "Was Normkugeln nicht sehen: eine Änderung, die alle sehen.",
-    "step.1": "Was sieht das Modell?",
-    "step.2": "Dasselbe Bild, angegriffen",
-    "step.3": "Was hat sich geändert?",
-    "step.4": "Beim Training: bezahlt, bevor jemand fragt",
-    "step.5": "Anpassung beim Test: bei jedem Bild bezahlt",
-    "step.6": "Ohne Training: kein Gewicht ändert sich je",
-    "step.7": "Was kostet jede Verteidigung?",
-    "step.8": "Der Angreifer kennt Ihre Verteidigung",
 }
+WORDS |= LECTURE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vlmdefense_demo.ui.words.lecture_zh import WORDS as LECTURE
+
 # A line a paragraph: Markdown would make a space of every line break.
 HELP = """\
 **页面上有什么。** 零样本模型只会从您的标签列表中选一个作答。攻击改动图像，让答案改变：多数攻击让每个像素最多移动 ε 个灰度级，有的限制改动的总长度，有的寻找最小的改动，有的涂改图像的一部分。随后每种防御都对同样的两个文件分类：干净的原图，和您可以下载的对抗样本 PNG。
@@ -152,6 +154,7 @@ WORDS = {
     "card.more": "它如何判断，又如何被攻击",
     "card.aware": "了解它的攻击者",
     "card.threshold": "{value}（阈值 {threshold}）",
+    "cost.text": "文本",
     "rung.transfer": "不知情",
     "rung.transfer.how": "针对无防御模型制作，再拿给防御看的攻击",
     "rung.white_box": "白盒",
@@ -183,7 +186,6 @@ WORDS = {
     "status.set": "{title} 已设好。按“攻击并防御”查看结果。",
     "status.again": "{titles} 已在同一文件上重新运行。",
     "status.later": "了解它的攻击者将在下次运行时尝试。",
-    "status.and": " 和 ",
     "status.report": "还没有可以报告的内容。请按“攻击并防御”，并等到全部完成。",
     "done": "完成。",
     "done.nothing": "完成：每种防御对原图就已答错，无需攻击。",
@@ -339,25 +341,6 @@ WORDS = {
     "survey.count": "{all} 种方法中的 {some} 种",
     "survey.none": "没有符合的方法。请放宽筛选条件。",
     "survey.table": "方法综述",
-    # the lecture's frame
-    "lec.story": "案例",
-    "lec.steps": "步骤",
-    "lec.step": "第 {number} 步：{title}",
-    "lec.previous": "上一步",
-    "lec.next": "下一步",
-    "lec.notes": "备注",
-    "lec.leave": "退出",
-    "lec.of": "{number} / {all}",
-    "lec.keys": "← → 或空格：换步 · 1–4 或回车：作答 · N：备注 · Home、End · Esc：退出",
-    "lec.speaker": "讲者备注",
-    "lec.question": "问题",
-    "lec.measured": "测得：{answer}",
-    "lec.difference": "差异 × {gain}",
-    "lec.time": "× {times} 时间",
-    "lec.price": "{passes}。原图：{answer}",
-    "lec.not_tried": "没有尝试了解它的攻击者。",
-    "lec.last": "最后尝试：",
-    "lec.old": "原来的攻击图像",
     # what is refused most
     "error.stopped": "已停止。",
     "error.no_picture": "还没有图像。",
@@ -457,27 +440,5 @@ WORDS = {
     "test_time.price": "每张图像都要付出",
     "training_free": "免训练",
     "training_free.price": "权重始终不变",
-    # stories
-    "lesson.coffee-becomes-motorcycle": "三条防御之路",
-    "lesson.coffee-becomes-motorcycle.message": "在攻击者了解它之前，每一类防御看起来都不错。",
-    "lesson.one-step": "一步就够",
-    "lesson.one-step.message": "网络在一张图附近几乎是线性的，所以沿梯度符号走一步就能走很远。",
-    "lesson.universal": "看不见的通用扰动",
-    "lesson.universal.message": "一个事先做好的改动，能骗过许多照片。",
-    "lesson.price-of-training": "鲁棒的代价",
-    "lesson.price-of-training.message": "针对攻击进行训练，要在干净图像上付出代价。",
-    "lesson.adaptation-costs-time": "自适应要花时间",
-    "lesson.adaptation-costs-time.message": "针对每张图像自适应的方法不需要鲁棒权重，但要用计算次数来付。",
-    "lesson.masked-gradients": "被掩盖的梯度",
-    "lesson.masked-gradients.message": "滤波能挡住没有考虑它的攻击；它往往只是藏起了梯度。",
-    "lesson.written-word": "图上的一个词",
-    "lesson.written-word.message": "范数球看不到的：人人都看得见的改动。",
-    "step.1": "模型看到了什么？",
-    "step.2": "同一张图，攻击之后",
-    "step.3": "改动了什么？",
-    "step.4": "训练时：在有人提问之前付清",
-    "step.5": "测试时自适应：每张图像都要付出",
-    "step.6": "免训练：权重始终不变",
-    "step.7": "每种防御的代价是什么？",
-    "step.8": "攻击者了解您的防御",
 }
+WORDS |= LECTURE
