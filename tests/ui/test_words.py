@@ -36,8 +36,8 @@ def places(text: str) -> list[str]:
 
 
 def worded(text: str) -> bool:
-    """Whether there is more in it than places and signs."""
-    return any(part.strip(" ,:;.()") for part, *_ in Formatter().parse(text))
+    """Whether there is more in it than places, numbers and signs."""
+    return any(sign.isalpha() for part, *_ in Formatter().parse(text) for sign in part)
 
 
 # the tables

@@ -80,7 +80,7 @@ class Facts:
     def short(self) -> str:
         """The attack under its picture: "PGD, ε 4"."""
         eps = self.report.params.get("eps")
-        return entry(self.report.method).title + (f", ε {eps:g}" if eps is not None else "")
+        return entry(self.report.method).title + (f", ε\u00a0{eps:g}" if eps is not None else "")
 
     @property
     def spent(self) -> tuple[int, int]:

@@ -84,6 +84,11 @@ class Words:
         """The attribute of an element whose words are English on a page of this language; HTML."""
         return "" if self is ENGLISH else ' lang="en"'
 
+    @property
+    def own(self) -> str:
+        """The attribute of an element of this language among those that are English; HTML."""
+        return "" if self is ENGLISH else f' lang="{self.tag}"'
+
     def english(self, text: str) -> str:
         """Words that have no other language, as such; HTML."""
         return escape(text) if self is ENGLISH else f'<span lang="en">{escape(text)}</span>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vlmdefense_demo.benchmark.notes import SENTENCES
 from vlmdefense_demo.flags import FLAGS
 from vlmdefense_demo.survey import PARADIGMS
 from vlmdefense_demo.ui.words.lecture_en import WORDS as LECTURE
@@ -317,6 +318,9 @@ WORDS = {
     "bench.reading": "Reading the pictures …",
     "bench.progress": "{done} of {total} parts …",
     "bench.what": "What was measured",
+    "bench.defence": "defence",
+    "bench.column": "{attacker}, {eps}/255",
+    "bench.passes": "passes",
     "bench.caption": "answered rightly, per cent of all pictures",
     "bench.curves": "Accuracy over the radius",
     "bench.trade": "Clean against attacked",
@@ -355,6 +359,11 @@ WORDS = {
     "head.published": "Published by others",
     "survey.count": "{some} of {all} methods",
     "survey.none": "No method fits. Widen a filter.",
+    "survey.licence": "Licence: {licence}",
+    "survey.source": "Source: {source}.",
+    "survey.unquoted": "none quoted",
+    "survey.detector": "Detector",
+    "survey.attack": "Attack",
     "survey.table": "Survey of methods",
     # what is refused most, word for word as it is raised: `Words.refusal` finds the key by it
     "error.stopped": "Stopped.",
@@ -428,4 +437,5 @@ WORDS |= {f"flag.{id}": title for id, (title, _) in FLAGS.items()}
 WORDS |= {f"flag.{id}.why": words for id, (_, words) in FLAGS.items()}
 WORDS |= {f"{id}": title for id, (title, _) in PARADIGMS.items()}
 WORDS |= {f"{id}.price": price for id, (_, price) in PARADIGMS.items()}
+WORDS |= {f"note.{key}": sentence for key, sentence in SENTENCES.items()}
 WORDS |= LECTURE
