@@ -141,3 +141,4 @@ def test_the_tab_measures_what_is_ticked(page):
     page.tab.set_viewport_size({"width": 390, "height": 844})
     spill = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.script(spill) == 0
+    assert page.script("document.querySelector('#tabs').getBoundingClientRect().right") <= 390
