@@ -19,9 +19,10 @@ from vlmdefense_demo.stories.facts import Facts, dearest, load, percent
 from vlmdefense_demo.stories.lessons import LESSONS
 from vlmdefense_demo.stories.make import cook, make
 from vlmdefense_demo.stories.recipes import FOLDER, MODEL, RECIPES, Recipe
-from vlmdefense_demo.stories.slides import ATTACKED, KNOWS, PARADIGM, TITLES, quiz, slides
+from vlmdefense_demo.stories.slides import ATTACKED, KNOWS, NUMBERS, PARADIGM, quiz, slides
 from vlmdefense_demo.survey import entry
 from vlmdefense_demo.types import Prediction
+from vlmdefense_demo.ui.words import ENGLISH
 
 EVERY = pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.slug)
 MOST_BYTES = 6_000_000
@@ -35,7 +36,7 @@ def pocket():
 
 def told(facts: Facts) -> list[str]:
     """Every sentence on the eight slides, questions and options included."""
-    eight = slides(LESSONS[facts.recipe.slug], facts)
+    eight = slides(LESSONS[facts.recipe.slug], facts, ENGLISH)
     asked = [slide.quiz for slide in eight if slide.quiz]
     return [w for s in eight for w in s.text] + [w for q in asked for w in (q.question, *q.options)]
 
@@ -103,13 +104,13 @@ def test_a_card_keeps_the_picture_of_the_attacker_it_talks_about(recipe):
 @EVERY
 def test_a_story_has_eight_steps_with_words_notes_and_a_question_of_its_own(recipe):
     facts, lesson = load(recipe), LESSONS[recipe.slug]
-    eight = slides(lesson, facts)
-    assert [(s.number, s.title) for s in eight] == list(TITLES.items())
+    eight = slides(lesson, facts, ENGLISH)
+    assert [s.number for s in eight] == list(NUMBERS)
     assert all(2 <= len(s.text) <= 3 and s.notes for s in eight)
     assert all(len(eight[n - 1].cards) >= 3 for n in (*PARADIGM, KNOWS))
     own = eight[lesson.asks - 1].quiz
     assert own is not None
-    assert own.question == lesson.question(facts).question
+    assert own.question == lesson.question(facts, ENGLISH).question
     for asked in filter(None, (s.quiz for s in eight)):
         assert 2 <= len(asked.options) == len(set(asked.options)) <= 4
 
@@ -151,7 +152,9 @@ def moved(facts: Facts) -> Facts:
 @EVERY
 def test_no_number_on_a_slide_is_typed(recipe):
     facts = load(recipe)
-    ranges = LESSONS[recipe.slug].question(facts).options  # the measurement chooses one of them
+    ranges = (
+        LESSONS[recipe.slug].question(facts, ENGLISH).options
+    )  # the measurement chooses one of them
     for words in set(told(facts)) & set(told(moved(facts))) - set(ranges):
         assert not re.search(r"\d", FIXED.sub("", words)), words
 
@@ -164,7 +167,9 @@ def test_the_right_option_follows_the_measurement():
         probs = tuple(0.9 if name == label else 0.1 / (len(labels) - 1) for name in labels)
         changed = replace(first, attacked=Prediction(labels, probs, probs))
         story = replace(facts.story, cards=(changed, *others))
-        asked = slides(LESSONS[RECIPES[0].slug], Facts(RECIPES[0], story))[ATTACKED - 1].quiz
+        asked = slides(LESSONS[RECIPES[0].slug], Facts(RECIPES[0], story), ENGLISH)[
+            ATTACKED - 1
+        ].quiz
         assert asked.options[asked.right] == label
 
 
@@ -215,6 +220,13 @@ def test_an_unknown_story_is_refused_with_those_that_are_known(capsys):
     err = capsys.readouterr().err
     assert "Unknown story 'nowhere'" in err
     assert RECIPES[0].slug in err
+
+
+def test_a_file_in_an_unknown_language_is_refused_with_those_that_are_known(capsys, tmp_path):
+    file = tmp_path / "lecture.html"
+    assert main(["stories", "--html", str(file), "--lang", "fr"]) == 2
+    assert "Known: en, zh, de." in capsys.readouterr().err
+    assert not file.exists()
 
 
 def test_every_method_of_a_recipe_is_in_the_survey():

@@ -197,6 +197,7 @@ def _stories(some: Parsers) -> None:
     stories.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda", "mps"))
     stories.add_argument("--html", type=Path, metavar="FILE",
                          help="make nothing; write the lecture as one file for any browser")  # fmt: skip
+    stories.add_argument("--lang", default="en", help="language of that file; default: en")
     stories.set_defaults(command=commands.stories)
 
 

@@ -215,8 +215,13 @@ def stories(args: argparse.Namespace) -> int:
     """Make the stories that ship with the page, or a file of those that do."""
     if args.html:
         from vlmdefense_demo.ui.lecture import shipped, standalone
+        from vlmdefense_demo.ui.words import LANGUAGES
 
-        args.html.write_text(standalone(shipped()), encoding="utf-8")
+        if args.lang not in LANGUAGES:
+            raise InvalidParameter(
+                f"Unknown language {args.lang!r}.", f"Known: {', '.join(LANGUAGES)}."
+            )
+        args.html.write_text(standalone(shipped(), LANGUAGES[args.lang]), encoding="utf-8")
         _echo(f"wrote {args.html}\n")
         return 0
     from vlmdefense_demo.stories.make import make

@@ -104,11 +104,11 @@ class Cost:
             max(self.peak_bytes, other.peak_bytes),
         )
 
-    def passes(self) -> str:
-        """The count in words a card can show: "8 f + 4 b · text 20 f + 10 b"."""
+    def passes(self, text: str = "text") -> str:
+        """The count as a card shows it: "8 f + 4 b · text 20 f + 10 b"; `text` is its one word."""
         parts = [_passes("", self.image_forward, self.image_backward)]
         if self.text_forward or self.text_backward:
-            parts.append(_passes("text ", self.text_forward, self.text_backward))
+            parts.append(_passes(f"{text} ", self.text_forward, self.text_backward))
         return " · ".join(parts)
 
 

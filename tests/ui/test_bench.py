@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
+from vlmdefense_demo.benchmark.tasks import OWN
 from vlmdefense_demo.errors import InvalidImage
 from vlmdefense_demo.images import to_png
-from vlmdefense_demo.ui import bench
+from vlmdefense_demo.ui import bench, results
 from vlmdefense_demo.ui.bench import BUNDLED, ZIP, Asked, asked
+from vlmdefense_demo.ui.words import ENGLISH, LANGUAGES
 
 NONE = {"file": None, "photos": 2, "eps": (4.0,), "knows": False, "defenses": {}}
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -41,7 +43,7 @@ def test_the_table_grows_and_its_files_hold_what_it_shows(site, pocket):
     assert (last[2].interactive, last[3].interactive) == (True, False)
     assert "JPEG · quality 50<" in last[1]
     assert "Bit depth<" in last[1], "a default has no name"
-    assert last[1].count("<img") == len(bench.SHOWN)
+    assert last[1].count("<img") == len(results.SHOWN)
     jsonl, table = (Path(button.value["path"]) for button in last[4:])
     rows = [json.loads(line) for line in jsonl.read_text().splitlines()]
     assert {(r["defense"], r["step"]) for r in rows} == {
@@ -83,6 +85,34 @@ def test_a_zip_is_asked_for(tmp_path):
     assert asked([ZIP, "a.zip", 8, ["4", "1"], True], {}).eps == (1.0, 4.0)
 
 
+@pytest.mark.parametrize("code", [code for code in LANGUAGES if code != "en"])
+def test_table_and_remarks_are_said_in_the_language(code):
+    told = LANGUAGES[code]
+    rows = tables_of(error="There are no apt weights for pocket.")
+    english, mine = (re.sub("<[^>]*>", "|", say(results.finished(rows, {}))) for say in
+                     (ENGLISH.say, told.say))  # fmt: skip
+    cell = told("bench.column", attacker=told("rung.transfer"), eps="4")
+    for text in (told("bench.defence"), told("undefended"), told("clean"), cell, told("not_run"),
+                 told("bench.passes"), told("flag.no_gradient"), told("cost.text")):  # fmt: skip
+        assert text in mine
+    assert "4 f · text 8 f + 8 b" in english
+    left = set(re.findall("[A-Za-z]{2,}", mine)) & set(re.findall("[A-Za-z]{2,}", english))
+    assert left <= {"FARE", "APT", "ms", "pocket", "apt", "GM"}
+
+
+def tables_of(error: str) -> list[dict]:
+    """Rows of two defences and one that could not run, with each remark there is on this page."""
+    base = {"model": "pocket", "conditions": "", "values": {}, "world": OWN, "group": "", "error": "",
+            "f": 4, "b": 0, "tf": 8, "tb": 8, "s": 0.01, "flags": [], "eps": 0.0, "standing": True}  # fmt: skip
+    rows = []
+    for picture in "abcdefgh":
+        for defense in ("undefended", "fare", "apt"):
+            mine = base | {"picture": picture, "defense": defense}
+            rows += [mine | {"step": "clean"}, mine | {"step": "transfer", "eps": 4.0},
+                     mine | {"step": "gradient", "flags": ["no_gradient"]}]  # fmt: skip
+    return [row | {"error": error} if row["defense"] == "apt" else row for row in rows]
+
+
 def test_stop_keeps_what_was_measured(site, pocket, stop_at):
     stop_at("/attacker")
     wanted = Asked(**NONE | {"knows": True, "defenses": {"fare": {}}})
@@ -111,3 +141,4 @@ def test_the_tab_measures_what_is_ticked(page):
     page.tab.set_viewport_size({"width": 390, "height": 844})
     spill = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.script(spill) == 0
+    assert page.script("document.querySelector('#tabs').getBoundingClientRect().right") <= 390

@@ -13,6 +13,7 @@ from vlmdefense_demo.training import classroom as trainer
 from vlmdefense_demo.ui import classroom, handlers
 from vlmdefense_demo.ui.classroom import example_classes, forget, homework, learn
 from vlmdefense_demo.ui.form import own_prompts
+from vlmdefense_demo.ui.words import LANGUAGES
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +56,9 @@ def test_a_training_streams_progress_and_hands_over_the_prompt(site, work, pocke
     assert (first[2].interactive, first[3].interactive) == (False, True)
     assert (last[2].interactive, last[3].interactive, last[4].interactive) == (True, False, True)
     assert "AdvPT is trained" in words(last[0])
-    assert " f + " in words(last[0])
+    assert re.search(r" f \+ .* text ", words(last[0]))
+    assert re.search(r"已训练：.* f \+ \d+ b", LANGUAGES["zh"].say(last[0]))
+    assert "text" not in LANGUAGES["zh"].say(last[0]), "its one word is said in the language"
     assert "<polyline" in last[1]
     assert set(last[5]) == {"advpt"}
 

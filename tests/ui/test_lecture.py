@@ -9,8 +9,9 @@ from vlmdefense_demo.__main__ import main
 from vlmdefense_demo.stories.facts import load
 from vlmdefense_demo.stories.lessons import LESSONS
 from vlmdefense_demo.stories.recipes import RECIPES
-from vlmdefense_demo.stories.slides import PARADIGM, TITLES, slides
+from vlmdefense_demo.stories.slides import NUMBERS, PARADIGM, slides
 from vlmdefense_demo.ui.lecture import head
+from vlmdefense_demo.ui.words import ENGLISH, LANGUAGES
 
 pytestmark = pytest.mark.browser
 
@@ -54,7 +55,7 @@ def test_all_eight_steps_are_walked_by_keys_without_a_network(visit):
     page = visit("?view=lecture", viewport=ROOM)
     page.tab.wait_for_function(OPEN)
     page.context.set_offline(True)
-    for slide in slides(LESSONS[FIRST], load(RECIPES[0])):
+    for slide in slides(LESSONS[FIRST], load(RECIPES[0]), ENGLISH):
         assert title(page).endswith(slide.title)
         assert f"#lecture/{FIRST}/{slide.number}" in page.tab.url
         if slide.quiz:
@@ -65,14 +66,14 @@ def test_all_eight_steps_are_walked_by_keys_without_a_network(visit):
             assert on_screen(page, ".card") >= 3
         assert page.tab.evaluate(SMALLEST) >= 20
         page.tab.keyboard.press("ArrowRight")
-    assert title(page).endswith(TITLES[8])
+    assert title(page).endswith(ENGLISH("step.8"))
     page.tab.keyboard.press("PageUp")
-    assert title(page).endswith(TITLES[7])
+    assert title(page).endswith(ENGLISH("step.7"))
     assert page(f"{HERE} .lec-notes").is_hidden()
     page.tab.keyboard.press("n")
-    assert LESSONS[FIRST].message in page.text(f"{HERE} .lec-notes")
+    assert ENGLISH(f"lesson.{FIRST}.message") in page.text(f"{HERE} .lec-notes")
     page.tab.keyboard.press("Home")
-    assert title(page).endswith(TITLES[1])
+    assert title(page).endswith(ENGLISH("step.1"))
     page.tab.keyboard.press("Escape")
     page.tab.wait_for_function(f"!({OPEN})")
     assert "lecture" not in page.tab.url
@@ -97,15 +98,28 @@ def test_no_story_has_to_be_scrolled_and_a_reload_stays_where_it_was(visit):
     page = visit("?view=lecture", viewport=ROOM, reduced_motion="reduce")
     page.tab.wait_for_function(OPEN)
     found = page.script(FITS)
-    assert len(found) == len(RECIPES) * len(TITLES)
+    assert len(found) == len(RECIPES) * len(NUMBERS)
     assert [row for row in found if row[2] > 0 or row[3] > 0] == []
     page(".lec-story").select_option(STEP)
     page(".lec-bar [data-go='4']").click()
     page.tab.reload()
     page.tab.wait_for_function(OPEN)
     assert f"#lecture/{STEP}/4" in page.tab.url
-    assert title(page).endswith(TITLES[4])
+    assert title(page).endswith(ENGLISH("step.4"))
     assert page(".lec-story").input_value() == STEP
+    assert page.violations("#lecture-view") == []
+
+
+@pytest.mark.parametrize("code", [code for code in LANGUAGES if code != "en"])
+def test_no_story_has_to_be_scrolled_in_another_language(visit, code):
+    page = visit(f"?view=lecture&lang={code}", viewport=ROOM, reduced_motion="reduce")
+    page.tab.wait_for_function(OPEN)
+    found = page.script(FITS)
+    assert len(found) == len(RECIPES) * len(NUMBERS)
+    assert [row for row in found if row[2] > 0 or row[3] > 0] == []
+    page(".lec-bar [data-go='2']").click()
+    mark = "getComputedStyle(document.querySelector('.lec-slide.step-2.open .right'), '::after')"
+    assert LANGUAGES[code]("lec.right") in page.script(f"{mark}.content")
     assert page.violations("#lecture-view") == []
 
 
@@ -138,8 +152,8 @@ def test_the_key_opens_it_on_a_phone_too_but_not_while_somebody_types(visit):
 
 def test_a_ready_story_is_on_the_page_at_once(page):
     facts = load(RECIPES[1])
-    page("#stories").get_by_label(LESSONS[STEP].title).check(force=True)
-    status = page.wait_status(LESSONS[STEP].title)
+    page("#stories").get_by_label(ENGLISH(f"lesson.{STEP}")).check(force=True)
+    status = page.wait_status(ENGLISH(f"lesson.{STEP}"))
     assert "nothing was computed" in status
     assert f"{facts.clean.label} " in page.text("#verdict h2")
     assert f"{facts.attacked.label} " in page.text("#verdict h2")

@@ -13,6 +13,7 @@ from vlmdefense_demo.survey import SURVEY
 from vlmdefense_demo.survey.catalogue import ORDERS, Filter
 from vlmdefense_demo.survey.entry import Published
 from vlmdefense_demo.ui import survey
+from vlmdefense_demo.ui.words import ENGLISH, LANGUAGES
 
 SPILL = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 COUNT = "document.querySelector('.survey-count').innerText"
@@ -87,6 +88,19 @@ def test_whatever_a_row_says_stays_text(monkeypatch):
     assert "img" not in {tag for tag, _ in reader.tags}
     assert not [a for _, a in reader.tags if "onx" in a or "onerror" in a]
     assert "".join(reader.words).count(hostile) == 13
+
+
+def test_what_a_row_says_in_words_of_the_page_is_in_its_language():
+    german = LANGUAGES["de"]
+    html = survey.table(Filter("all"), "pocket", german)
+    for key in ("training_free", "survey.attack", "survey.detector", "status.faithful",
+                "status.simplified", "survey.unquoted"):  # fmt: skip
+        assert f' lang="de">{german(key)}<' in html, key
+        assert f">{ENGLISH(key)}<" not in html, key
+    assert "Es gibt keine apt-Gewichte für pocket." in html
+    assert "Lizenz: " in html
+    assert "Licence: " not in html
+    assert 'lang="' not in survey.table(Filter("all"), "pocket")
 
 
 def test_papers_and_repositories_of_sources_are_links():

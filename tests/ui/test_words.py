@@ -35,6 +35,11 @@ def places(text: str) -> list[str]:
     return sorted(place for _, place, _, _ in Formatter().parse(text) if place is not None)
 
 
+def worded(text: str) -> bool:
+    """Whether there is more in it than places, numbers and signs."""
+    return any(sign.isalpha() for part, *_ in Formatter().parse(text) for sign in part)
+
+
 # the tables
 
 
@@ -61,8 +66,8 @@ def test_no_words_are_missing_or_markup(words):
 @pytest.mark.parametrize("words", OTHERS, ids=lambda w: w.code)
 def test_sentences_are_translated(words):
     names = {"verdict.quality", "caption.gradient.end"}  # of quantities
-    same = {k for k, text in ENGLISH.table.items() if " " in text and words.table[k] == text}
-    assert same <= names
+    texts = {key: text for key, text in ENGLISH.table.items() if " " in text and worded(text)}
+    assert {key for key, text in texts.items() if words.table[key] == text} <= names
 
 
 def test_a_sentence_starts_with_a_space_where_the_next_one_needs_it():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 from vlmdefense_demo.benchmark.rows import Row
 from vlmdefense_demo.benchmark.statistics import mcnemar, separable
-from vlmdefense_demo.benchmark.tables import AT_MOST, Cell, columns, lines, title, worlds
+from vlmdefense_demo.benchmark.tables import Cell, columns, lines, title, worlds
 from vlmdefense_demo.benchmark.tasks import OWN
 from vlmdefense_demo.flags import FLAGS
 from vlmdefense_demo.masking import CANARY_LEVELS
@@ -16,48 +17,85 @@ from vlmdefense_demo.masking import CANARY_LEVELS
 UNBOUNDED = 128  # grey levels: half of the range, where any picture can be any other
 WEAK = 0.05
 FEW = 4  # names of defences, however many others there are
+SENTENCES = {
+    "errors": "{name}: {n} results are errors: {error}",
+    "flagged": "{name}: {flag} on {n} of {all} pictures",
+    "unbounded": "{name}: {left} % survive {column}, which has no bound (GM8)",
+    "weak": "{name}: {left} % survive {column}: a weak attack (GM1)",
+    "tied": "{column}: {best} cannot be separated from {others}",
+    "apart": "{column}: {best} can be separated from {others} and no more",
+    "alike": "{column}: {best} cannot be separated from any other",
+    "bound": "≤: not attacked itself, but shown what broke the setting that was; an attack of its own "
+    "could only break more",
+    "elsewhere": "elsewhere is {worlds}: all their pictures together, those of one picture as one",
+    "separable": "on {n} pictures differences below {points} points cannot be separated",
+}
 
 
-def notes(rows: Sequence[Row]) -> Iterator[str]:
-    """One sentence each, in words for the page and the terminal."""
+class Remark(str):
+    """A sentence in English that keeps what it was made of, to be said in another language."""
+
+    key: str
+    values: Mapping[str, Any]
+
+
+def remark(key: str, **values: Any) -> Remark:
+    """The sentence of a key.
+
+    Args:
+        values: by place; a `column` is a Cell, a `flag` an id, several names are a list.
+    """
+    text = Remark(SENTENCES[key].format(**{k: _english(k, value) for k, value in values.items()}))
+    text.key, text.values = key, values
+    return text
+
+
+def _english(place: str, value: Any) -> Any:
+    if place == "column":
+        return value.title
+    if place == "flag":
+        return FLAGS[value][0]
+    return ", ".join(value) if isinstance(value, list) else value
+
+
+def notes(rows: Sequence[Row]) -> Iterator[Remark]:
+    """One sentence each, for the page and the terminal."""
     failed: dict[tuple[str, str], int] = defaultdict(int)
     for row in rows:
         if row["error"]:
             failed[title(row), row["error"]] += 1
     for (name, error), n in failed.items():
-        yield f"{name}: {n} results are errors: {error}"
+        yield remark("errors", name=name, n=n, error=error)
     yield from _flagged(rows)
     home = [row for row in rows if row["world"] == OWN]
     for cell in columns(home):
         yield from _ties(home, cell)
     if any(line.bounds for line in lines(rows)):
-        yield (
-            f"{AT_MOST.strip()}: not attacked itself, but shown what broke the setting that was; an attack "
-            "of its own could only break more"
-        )
+        yield remark("bound")
     far = [world for world in worlds(rows) if world != OWN]
     if far:
-        yield f"elsewhere is {', '.join(far)}: all their pictures together, those of one picture as one"
+        yield remark("elsewhere", worlds=far)
     n = len({row["picture"] for row in home})
-    yield f"on {n} pictures differences below {100 * separable(n):.1f} points cannot be separated"
+    yield remark("separable", n=n, points=f"{100 * separable(n):.1f}")
 
 
-def _flagged(rows: Sequence[Row]) -> Iterator[str]:
+def _flagged(rows: Sequence[Row]) -> Iterator[Remark]:
     """On how many pictures each check of a defence's gradient raised its flag, and attacks that are weak."""
     checked = [row for row in rows if row["step"] == "gradient" and not row["error"]]
     pictures = Counter(title(row) for row in checked)
     raised = Counter((title(row), flag) for row in checked for flag in row["flags"])
     for (name, flag), n in raised.items():
-        yield f"{name}: {FLAGS[flag][0]} on {n} of {pictures[name]} pictures"
+        yield remark("flagged", name=name, flag=flag, n=n, all=pictures[name])
     for line in lines(rows):
         for cell, left in line.rates.items():
+            kept = left.percent()
             if cell.eps >= UNBOUNDED and left.value > 0:
-                yield f"{line.title}: {left.percent()} % survive {cell.title}, which has no bound (GM8)"
+                yield remark("unbounded", name=line.title, left=kept, column=cell)
             elif line.paradigm == "none" and cell.eps >= CANARY_LEVELS and left.low > WEAK:
-                yield f"{line.title}: {left.percent()} % survive {cell.title}: a weak attack (GM1)"
+                yield remark("weak", name=line.title, left=kept, column=cell)
 
 
-def _ties(rows: Sequence[Row], cell: Cell) -> Iterator[str]:
+def _ties(rows: Sequence[Row], cell: Cell) -> Iterator[Remark]:
     """The best defence of a column, and those that the pictures, in their first draw, do not separate."""
     outcomes: dict[str, dict[str, bool]] = defaultdict(dict)
     for row in rows:
@@ -71,7 +109,10 @@ def _ties(rows: Sequence[Row], cell: Cell) -> Iterator[str]:
     for name, found in outcomes.items():
         if name != best:
             (other if mcnemar(outcomes[best], found).differ else same).append(name)
-    if len(same) > max(FEW, len(other)):
-        yield f"{cell.title}: {best} can be separated from {', '.join(other) or 'nothing'} and no more"
-    elif same:
-        yield f"{cell.title}: {best} cannot be separated from {', '.join(same)}"
+    if len(same) <= max(FEW, len(other)):
+        if same:
+            yield remark("tied", column=cell, best=best, others=same)
+    elif other:
+        yield remark("apart", column=cell, best=best, others=other)
+    else:
+        yield remark("alike", column=cell, best=best)

@@ -20,6 +20,7 @@ from vlmdefense_demo.request import AWARE
 from vlmdefense_demo.survey import entry
 from vlmdefense_demo.types import Paradigm
 
+MODEL = "Undefended"  # the line of the model itself
 TITLES = {
     "transfer": "unaware",
     "white_box": "white box",
@@ -84,7 +85,7 @@ def check_alike(rows: Sequence[Row]) -> None:
 
 def title(row: Row) -> str:
     """ "R-TPT · views 8" """
-    name = "Undefended" if row["defense"] == UNDEFENDED else entry(row["defense"]).title
+    name = MODEL if row["defense"] == UNDEFENDED else entry(row["defense"]).title
     return " · ".join([name, *(f"{k} {v}" for k, v in sorted(row["values"].items()))])
 
 

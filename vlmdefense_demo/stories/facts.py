@@ -1,4 +1,4 @@
-"""What a finished comparison says, in words: every number of a lecture comes from here."""
+"""What a finished comparison says: every number of a lecture comes from here."""
 
 from __future__ import annotations
 
@@ -8,18 +8,12 @@ from typing import cast
 
 from vlmdefense_demo.export import Story, read_story
 from vlmdefense_demo.stories.recipes import FOLDER, Recipe
+from vlmdefense_demo.stories.say import Say, capital, listed, several
 from vlmdefense_demo.survey import entry
 from vlmdefense_demo.types import AttackReport, Card, Cost, Paradigm, Prediction, RungName, Verdict
 
-FELL: dict[RungName, str] = {
-    "transfer": "the old picture",
-    "white_box": "gradients through it as coded",
-    "adaptive": "an attack made for it",
-    "black_box": "questions for scores alone",
-}
-WORDS: dict[Verdict, str] = {
-    "held": "held", "fooled": "fooled", "wrong_clean": "wrong on the clean picture already",
-}  # fmt: skip
+RUNGS: tuple[RungName, ...] = ("transfer", "white_box", "adaptive", "black_box")
+VERDICTS: tuple[Verdict, ...] = ("held", "fooled", "wrong_clean")
 
 
 @dataclass(frozen=True)
@@ -77,18 +71,16 @@ class Facts:
         """The card of a method."""
         return next(card for card in self.story.cards if card.method == method)
 
-    @property
-    def attack(self) -> str:
+    def attack(self, say: Say) -> str:
         """The attack with its radius: "PGD within 4 of 255 levels"."""
-        eps = self.report.params.get("eps")
-        size = f" within {eps:g} of 255 levels" if eps is not None else ""
-        return f"{entry(self.report.method).title}{size}"
+        eps, title = self.report.params.get("eps"), entry(self.report.method).title
+        return title if eps is None else say("attack.within", attack=title, eps=f"{eps:g}")
 
     @property
     def short(self) -> str:
         """The attack under its picture: "PGD, ε 4"."""
         eps = self.report.params.get("eps")
-        return entry(self.report.method).title + (f", ε {eps:g}" if eps is not None else "")
+        return entry(self.report.method).title + (f", ε\u00a0{eps:g}" if eps is not None else "")
 
     @property
     def spent(self) -> tuple[int, int]:
@@ -115,44 +107,33 @@ def percent(p: float) -> str:
     return f"{100 * p:.{places}f}\u00a0%"
 
 
-def answer(prediction: Prediction) -> str:
+def answer(prediction: Prediction, say: Say) -> str:
     """The most probable label with its probability: "lion, 84 %"."""
-    return f"{prediction.label}, {percent(prediction.prob)}"
+    return say("answer", label=prediction.label, share=percent(prediction.prob))
 
 
-def several(words: Sequence[str]) -> str:
-    """["a", "b", "c"] -> "a, b and c"."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
-
-
-def titles(cards: Iterable[Card]) -> str:
+def titles(cards: Iterable[Card], say: Say) -> str:
     """The names of some methods: "FARE and TeCoA"."""
-    return several([card.title for card in cards])
+    return several([card.title for card in cards], say)
 
 
-def count(number: int, thing: str) -> str:
-    """1, "forward pass" -> "1 forward pass"; 2 -> "2 forward passes"."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}es"
-
-
-def passes(forward: int, backward: int) -> str:
+def passes(forward: int, backward: int, say: Say) -> str:
     """A cost in words: "1 forward and 1 backward pass"."""
     if not forward and not backward:
-        return "no pass"
-    if not backward:
-        return count(forward, "forward pass")
-    return f"{forward} forward and {count(backward, 'backward pass')}"
+        return say("passes.none")
+    kind, last = ("both", backward) if backward else ("forward", forward)
+    one = ".one" if last == 1 else ""
+    return say(f"passes.{kind}{one}", forward=forward, backward=backward)
 
 
-def outcome(cards: Sequence[Card]) -> str:
+def outcome(cards: Sequence[Card], say: Say) -> str:
     """Who held, who was fooled and who was wrong before, against who does not know them."""
-    parts = []
-    for verdict, word in WORDS.items():
-        some = [card for card in cards if card.verdict == verdict]
-        if some:
-            parts.append(f"{word}: {titles(some)}")
-    words = "; ".join(parts)
-    return f"{words[:1].upper()}{words[1:]}."
+    parts = [
+        say(f"outcome.{verdict}", titles=titles(some, say))
+        for verdict in VERDICTS
+        if (some := [card for card in cards if card.verdict == verdict])
+    ]
+    return capital(say("outcome", parts=listed(parts, say)))
 
 
 def dearest(cards: Sequence[Card]) -> Card:

@@ -1,7 +1,7 @@
 """Eight steps from "what does the model see" to "the attacker knows your defence", for any story.
 
-What differs between stories is a lesson; what was measured is in the facts. A question's right
-option is the one that the facts make true.
+What differs between stories is a lesson; what was measured is in the facts, and how it is said comes
+from a language. A question's right option is the one that the facts make true.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vlmdefense_demo.flags import FLAGS
 from vlmdefense_demo.stories.facts import (
-    FELL,
+    RUNGS,
     Facts,
     answer,
     dearest,
@@ -20,22 +19,15 @@ from vlmdefense_demo.stories.facts import (
     percent,
     titles,
 )
+from vlmdefense_demo.stories.say import Say, listed, sentences
 from vlmdefense_demo.types import Card, Paradigm
 
-SEE, ATTACKED, CHANGED, BEFORE, DURING, FREE, PRICE, KNOWS = range(1, 9)
+NUMBERS = tuple(range(1, 9))
+SEE, ATTACKED, CHANGED, BEFORE, DURING, FREE, PRICE, KNOWS = NUMBERS
 PARADIGM: dict[int, Paradigm] = {
     BEFORE: "training_time", DURING: "test_time", FREE: "training_free",
 }  # fmt: skip
-TITLES = {
-    SEE: "What does the model see?",
-    ATTACKED: "The same picture, attacked",
-    CHANGED: "What changed?",
-    BEFORE: "Training-time: paid before anyone asks",
-    DURING: "Test-time adaptation: paid on every image",
-    FREE: "Training-free: no weight ever changes",
-    PRICE: "What does each defence cost?",
-    KNOWS: "The attacker knows your defence",
-}
+MASKS = ("no_gradient", "wrong_gradient")  # flags of a gradient that hides the way
 LEAST = 3  # cards beside each other where defences are compared
 
 
@@ -60,24 +52,24 @@ class Slide:
     quiz: Quiz | None = None
 
 
+Text = Callable[[Facts, Say], str]
+
+
 @dataclass(frozen=True)
 class Lesson:
-    """What a story teaches.
+    """What a story teaches; its words are those of `lesson.<slug>` and the keys below it.
 
     Args:
-        message: the textbook's sentence, for the speaker.
         asks: the step its question comes before.
         question: from the facts, with options of which exactly one is true.
         more: step -> a sentence from the facts, after what every story says there.
-        notes: step -> what the speaker adds.
+        notes: the steps to which the speaker adds something, `lesson.<slug>.note.<step>`.
     """
 
-    title: str
-    message: str
     asks: int
-    question: Callable[[Facts], Quiz]
-    more: Mapping[int, Callable[[Facts], str]] = field(default_factory=dict)
-    notes: Mapping[int, str] = field(default_factory=dict)
+    question: Callable[[Facts, Say], Quiz]
+    more: Mapping[int, Text] = field(default_factory=dict)
+    notes: Sequence[int] = ()
 
 
 def quiz(question: str, options: Sequence[tuple[str, bool]]) -> Quiz:
@@ -99,21 +91,21 @@ def which_answer(facts: Facts, question: str) -> Quiz:
     return quiz(question, [(label, label == facts.attacked.label) for label in listed])
 
 
-def slides(lesson: Lesson, facts: Facts) -> tuple[Slide, ...]:
-    """All eight steps of a story."""
-    return tuple(_slide(number, lesson, facts) for number in TITLES)
+def slides(lesson: Lesson, facts: Facts, say: Say) -> tuple[Slide, ...]:
+    """All eight steps of a story, in a language."""
+    return tuple(_slide(number, lesson, facts, say) for number in NUMBERS)
 
 
-def _slide(number: int, lesson: Lesson, facts: Facts) -> Slide:
-    words, notes = STEPS[number](facts)
+def _slide(number: int, lesson: Lesson, facts: Facts, say: Say) -> Slide:
+    text, notes = STEPS[number](facts, say)
     if number in lesson.more:
-        words = (*words, lesson.more[number](facts))
+        text = (*text, lesson.more[number](facts, say))
     if number in lesson.notes:
-        notes = (lesson.notes[number], *notes)
-    asked = lesson.question(facts) if number == lesson.asks else None
+        notes = (say(f"lesson.{facts.recipe.slug}.note.{number}"), *notes)
+    asked = lesson.question(facts, say) if number == lesson.asks else None
     if number == ATTACKED and asked is None:
-        asked = which_answer(facts, "The right picture is attacked. What does the model answer?")
-    return Slide(number, TITLES[number], words, notes, _cards(number, facts), asked)
+        asked = which_answer(facts, say("slide.attacked.ask"))
+    return Slide(number, say(f"step.{number}"), text, notes, _cards(number, facts), asked)
 
 
 def _cards(number: int, facts: Facts) -> tuple[Card, ...]:
@@ -132,124 +124,113 @@ def _cards(number: int, facts: Facts) -> tuple[Card, ...]:
 Words = tuple[tuple[str, ...], tuple[str, ...]]  # what is on the slide, what the speaker adds
 
 
-def _see(facts: Facts) -> Words:
-    clean = facts.clean
-    least = min(clean.probs)
+def _see(facts: Facts, say: Say) -> Words:
+    clean, label = facts.clean, facts.plain.reference
     return (
-        f"It may answer with one of {len(clean.labels)} labels and with nothing else.",
-        f"It answers {answer(clean)}. All bars add up to 100 %, so it always answers something.",
+        say("slide.see.labels", count=len(clean.labels)),
+        say("slide.see.answer", answer=answer(clean, say)),
     ), (
-        "Ask what the model would say to a picture of something that is not on the list.",
-        f"Right means here: what the undefended model says on the clean picture, "
-        f"{facts.plain.reference}. The least likely label has {percent(least)}.",
+        say("slide.see.ask"),
+        say("slide.see.right", label=label, least=percent(min(clean.probs))),
     )
 
 
-def _attacked(facts: Facts) -> Words:
-    change = "changed" if facts.attacked.label != facts.clean.label else "did not change"
+def _attacked(facts: Facts, say: Say) -> Words:
+    kind = "changed" if facts.attacked.label != facts.clean.label else "stayed"
     left = facts.attacked.probs[facts.clean.labels.index(facts.plain.reference)]
     return (
-        f"{facts.attack}: the answer {change}.",
-        f"The right one, {facts.plain.reference}, is left with {percent(left)}.",
-    ), (
-        "Let the room vote before you reveal.",
-        "The answer is measured on the 8-bit PNG, the file anybody can download.",
-    )
+        say(f"slide.attacked.{kind}", attack=facts.attack(say)),
+        say("slide.attacked.left", label=facts.plain.reference, left=percent(left)),
+    ), (say("slide.attacked.vote"), say("slide.attacked.png"))
 
 
-def _changed(facts: Facts) -> Words:
+def _changed(facts: Facts, say: Say) -> Words:
     report = facts.report
-    psnr = "" if report.psnr is None else f" PSNR is {report.psnr:.1f} dB, SSIM {report.ssim:.2f}."
+    pixels = say("slide.changed.pixels", share=percent(report.changed), most=f"{report.linf:g}")
+    quality = ""
+    if report.psnr is not None:
+        quality = say("slide.changed.quality", psnr=f"{report.psnr:.1f}", ssim=f"{report.ssim:.2f}")
     return (
-        f"{percent(report.changed)} of the pixels changed, none by more than {report.linf:g} of 255 "
-        f"levels.{psnr}",
-        f"The attacker spent {passes(*facts.spent)} on this picture.",
-    ), (
-        "The difference is amplified; its caption says how much. Grey is no change.",
-        f"As a length (L2, pixels from 0 to 1) the change is {report.l2:.2f}.",
-    )
+        sentences(pixels, quality, say=say),
+        say("slide.changed.spent", passes=passes(*facts.spent, say)),
+    ), (say("slide.changed.amplified"), say("slide.changed.length", l2=f"{report.l2:.2f}"))
 
 
-IDEAS: dict[Paradigm, tuple[str, str]] = {
-    "training_time": (
-        "The weights were trained on attacked pictures; an answer is one pass, as before.",
-        "Paid once, by whoever trains; the price afterwards is on the clean picture.",
-    ),
-    "test_time": (
-        "For this one picture something is adapted, then forgotten.",
-        "No robust weights are needed; every single answer pays.",
-    ),
-    "training_free": (
-        "The picture or its features are changed; the model stays as it is.",
-        "Cheap to add to any model, and easy to overrate: see the last step.",
-    ),
-}
-
-
-def _paradigm(paradigm: Paradigm) -> Callable[[Facts], Words]:
-    def words(facts: Facts) -> Words:
-        idea, note = IDEAS[paradigm]
-        cards = facts.of(paradigm)
-        return (idea, outcome(cards)), (
-            note,
-            "Held means here: not broken by a picture that was made for the undefended model.",
+def _paradigm(paradigm: Paradigm) -> Callable[[Facts, Say], Words]:
+    def words(facts: Facts, say: Say) -> Words:
+        return (say(f"slide.{paradigm}"), outcome(facts.of(paradigm), say)), (
+            say(f"slide.{paradigm}.note"),
+            say("slide.held"),
         )
 
     return words
 
 
-def _price(facts: Facts) -> Words:
+def _price(facts: Facts, say: Say) -> Words:
     missed = [c for c in facts.defended if c.verdict == "wrong_clean"]
     most = dearest(facts.defended)
     assert most.cost is not None
-    clean = (
-        f"Wrong on the clean picture: {titles(missed)}."
-        if missed
-        else "On the clean picture all of them are right."
-    )
-    slow = f", {most.slowdown:.0f} times the time" if most.slowdown else ""
-    return (
-        f"The undefended answer is one pass. {most.title} takes "
-        f"{passes(most.cost.image_forward, most.cost.image_backward)}{slow}.",
-        clean,
-    ), (
-        f"Times are of {facts.plain.device}; passes do not depend on the machine.",
-        "What training cost is not in these numbers.",
+    spent = passes(most.cost.image_forward, most.cost.image_backward, say)
+    if most.slowdown:
+        times = f"{most.slowdown:.0f}"
+        price = say("slide.price.slow", title=most.title, passes=spent, times=times)
+    else:
+        price = say("slide.price", title=most.title, passes=spent)
+    clean = say("slide.price.right")
+    if missed:
+        clean = say("slide.price.wrong", titles=titles(missed, say))
+    return (price, clean), (
+        say("slide.price.device", device=facts.plain.device),
+        say("slide.price.training"),
     )
 
 
-def _knows(facts: Facts) -> Words:
+def _knows(facts: Facts, say: Say) -> Words:
     tried = facts.climbed
     if not tried:
-        return (
-            "Nobody who knows the defence was tried: the ladder needs an L∞ or L2 ball, and this "
-            "attack has none.",
-            "Not run is not held.",
-        ), ("What would you try, if you knew the defence?",)
-    left = [card for card in tried if not card.broken_by]
-    broken = "; ".join(
-        f"{titles(some)} ({words})"
-        for name, words in FELL.items()
-        if (some := [c for c in tried if c.broken_by and c.broken_by.name == name])
+        return (say("slide.knows.no_ball"), say("slide.knows.not_run")), (say("slide.knows.ask"),)
+    fell = listed(
+        [
+            say("slide.knows.fell.by", titles=titles(some, say), rung=say(f"fell.{rung}"))
+            for rung in RUNGS
+            if (some := [c for c in tried if c.broken_by and c.broken_by.name == rung])
+        ],
+        say,
     )
-    flagged = "; ".join(
-        f"{card.title}: {', '.join(FLAGS[f][0] for f in found)}"
-        for card in tried
-        if (found := [f for f in card.flags if f in ("no_gradient", "wrong_gradient")])
-    )
+    flagged = _flagged(tried, say)
     return (
-        f"{len(left)} of {len(tried)} still hold{'s' * (len(left) == 1)}"
-        f"{f': {titles(left)}' if left else ''}.",
-        f"Fell: {broken}." if broken else "Nobody got through with this budget.",
+        _left(tried, say),
+        say("slide.knows.fell", fell=fell) if fell else say("slide.knows.nobody"),
     ), (
-        "f and b count forward and backward passes of the image tower, without those of the text.",
-        "Not broken is not robust: another attacker, another budget, another picture.",
-        "One picture is no statistic; docs/measurements.md has rates with intervals.",
-        f"Gradient checks found {flagged}." if flagged else "Gradient checks found nothing.",
+        say("slide.knows.passes"),
+        say("slide.knows.robust"),
+        say("slide.knows.one"),
+        say("slide.knows.found", flagged=flagged) if flagged else say("slide.knows.nothing"),
     )
 
 
-STEPS: dict[int, Callable[[Facts], Words]] = {
+def _left(tried: Sequence[Card], say: Say) -> str:
+    """Who still holds."""
+    left = [card for card in tried if not card.broken_by]
+    if not left:
+        return say("slide.knows.none_left", left=0, all=len(tried))
+    key = "slide.knows.one_left" if len(left) == 1 else "slide.knows.left"
+    return say(key, left=len(left), all=len(tried), titles=titles(left, say))
+
+
+def _flagged(tried: Sequence[Card], say: Say) -> str:
+    """Whose gradient is none or leads astray."""
+    return listed(
+        [
+            say("slide.knows.flag", title=card.title, flags=say("names.comma").join(found))
+            for card in tried
+            if (found := [say(f"flag.{f}") for f in card.flags if f in MASKS])
+        ],
+        say,
+    )
+
+
+STEPS: dict[int, Callable[[Facts, Say], Words]] = {
     SEE: _see, ATTACKED: _attacked, CHANGED: _changed, BEFORE: _paradigm("training_time"),
     DURING: _paradigm("test_time"), FREE: _paradigm("training_free"), PRICE: _price, KNOWS: _knows,
 }  # fmt: skip

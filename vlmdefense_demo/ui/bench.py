@@ -7,7 +7,6 @@ import tempfile
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import gradio as gr
 
 from vlmdefense_demo.benchmark import figures, tables
 from vlmdefense_demo.benchmark.measure import measuring
-from vlmdefense_demo.benchmark.notes import notes
 from vlmdefense_demo.benchmark.plan import UNDEFENDED, Plan, Setting
 from vlmdefense_demo.benchmark.rows import Row, Rows, read_rows
 from vlmdefense_demo.benchmark.sources import BUNDLED_NAME, read_source
@@ -24,11 +22,12 @@ from vlmdefense_demo.errors import Cancelled, DemoError, InvalidImage
 from vlmdefense_demo.ladder import INTERACTIVE
 from vlmdefense_demo.run import Progress
 from vlmdefense_demo.spec import shown
+from vlmdefense_demo.ui import results
 from vlmdefense_demo.ui.events import Controls
 from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.jobs import MANY, Place
 from vlmdefense_demo.ui.telling import status
-from vlmdefense_demo.ui.words import ENGLISH, Words, language_of, refused, said, spoken, tell
+from vlmdefense_demo.ui.words import language_of, refused, said, spoken, tell
 from vlmdefense_demo.ui.worker import Step
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,6 @@ MOST = 64
 RADII = (1, 2, 4)
 BUDGET = replace(INTERACTIVE, adaptive_steps=10, draws=2)
 BUNDLED, ZIP = SOURCES = ("bundled", "zip")
-SHOWN = ("curves", "trade")
 Update = tuple[Any, ...]
 
 
@@ -202,7 +200,7 @@ def measured(site: Site, model: str, asked: Asked, session: str) -> Iterator[Upd
                 if not isinstance(event, Step):
                     done, total = event
                     so_far = tell("bench.progress", done=done, total=total)
-                    yield _state(so_far, _grown(read_rows(rows)), running=True)
+                    yield _state(so_far, results.grown(read_rows(rows)), running=True)
         except DemoError as error:
             sentence, failed = refused(error), not isinstance(error, Cancelled)
         except Exception:
@@ -217,44 +215,9 @@ def _end(site: Site, rows: Sequence[Row], file: Path, sentence: str, failed: boo
         return _state(sentence, "", failed=failed)
     files = figures.write(rows, file.parent)
     drawn = {path.stem: b64encode(path.read_bytes()).decode() for path in files}
-    listed = "".join(f"<li>{escape(note)}</li>" for note in notes(rows))
-
-    def body(words: Words) -> str:
-        pictures = "".join(_figure(name, drawn[name], words) for name in SHOWN if name in drawn)
-        return (
-            f'{_table(rows, words)}<ul class="vd-caption"{words.foreign}>{listed}</ul>'
-            f'<div class="bench">{pictures}</div>'
-        )
-
     csv = site.outbox.put(tables.csv_text(rows).encode(), "benchmark.csv")
     jsonl = site.outbox.put(file.read_bytes(), "benchmark.jsonl")
-    return _state(sentence, said(body), failed=failed, files=(jsonl, csv))
-
-
-def _grown(rows: Sequence[Row]) -> str:
-    return said(lambda words: _table(rows, words))
-
-
-def _table(rows: Sequence[Row], words: Words = ENGLISH) -> str:
-    """Heads and cells are those of the file, in English."""
-    if not rows:
-        return ""
-    head, body = tables.cells(rows)
-    top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    lines = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(c)}</td>" for c in rest)}</tr>'
-        for first, *rest in body
-    )
-    return (
-        f'<div class="bench-scroll" tabindex="0" role="region" aria-label="{words("bench.what")}">'
-        f'<table class="bench"><caption>{words("bench.caption")}</caption>'
-        f"<thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>"
-    )
-
-
-def _figure(name: str, data: str, words: Words) -> str:
-    alt = words("bench.alt", figure=words(f"bench.{name}"))
-    return f'<img alt="{alt}" src="data:image/png;base64,{data}">'
+    return _state(sentence, results.finished(rows, drawn), failed=failed, files=(jsonl, csv))
 
 
 def _state(

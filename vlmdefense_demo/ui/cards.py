@@ -60,7 +60,7 @@ def undefended(
         f'<article class="card wide none result" aria-label="{name}">'
         f'<header><div><h3>{name}</h3><span class="venue">{note}</span></div>'
         f"</header>{clean}{attacked or '<div></div>'}"
-        f'<div class="tail">{cost_line(card.cost, None, escape(card.device))}{chip}</div></article>'
+        f'<div class="tail">{cost_line(card.cost, None, escape(card.device), words)}{chip}</div></article>'
         f"{_legend(order, words)}"
     )
 
@@ -77,7 +77,7 @@ def defence(card: Card, order: Sequence[str], words: Words = ENGLISH) -> str:
             + _answer(words("attacked"), card.attacked, card.right, order)
             + _aware(card, order, words)
             + _ladder(card, words)
-            + cost_line(card.cost, card.slowdown, escape(card.device))
+            + cost_line(card.cost, card.slowdown, escape(card.device), words)
             + _warnings(card.flags, words, row.flags)
             + more(card, words)
         )
@@ -97,7 +97,7 @@ def slide(card: Card, order: Sequence[str], words: Words = ENGLISH) -> str:
         f"{_chip(replace(card, ladder=()), words)}</header>"
         + _answer(words("clean"), card.clean, card.right, order)
         + _answer(words("attacked"), card.attacked, card.right, order)
-        + cost_line(card.cost, card.slowdown, escape(card.device))
+        + cost_line(card.cost, card.slowdown, escape(card.device), words)
         + "</article>"
     )
 
@@ -273,7 +273,7 @@ def _story(rung: Rung, words: Words) -> str:
     file = b64encode(rung.png).decode()
     link = f' <a download="{rung.name}.png" href="data:image/png;base64,{file}">PNG</a>'
     return (
-        f'<p class="story">{start} <b>{name}</b>: {words.english(rung.how)}. {rung.cost.passes()}, '
+        f'<p class="story">{start} <b>{name}</b>: {words.english(rung.how)}. {passes(rung.cost, words)}, '
         f"{_seconds(rung.cost.seconds)}{drawn}.{link if rung.png else ''}</p>"
     )
 
@@ -304,14 +304,19 @@ def _warnings(flags: Sequence[str], words: Words, always: Sequence[str] = ()) ->
     return f'<div class="flags">{found}</div>' if found else ""
 
 
-def cost_line(cost: Cost | None, slowdown: float | None, device: str) -> str:
+def cost_line(
+    cost: Cost | None, slowdown: float | None, device: str, words: Words = ENGLISH
+) -> str:
     """Time, ratio to the undefended forward, passes and device; HTML."""
     if cost is None:
         return ""
     ratio = f"×{slowdown:.1f} · " if slowdown else ""
-    return (
-        f'<div class="cost"><b>{_seconds(cost.seconds)}</b>{ratio}{cost.passes()} · {device}</div>'
-    )
+    return f'<div class="cost"><b>{_seconds(cost.seconds)}</b>{ratio}{passes(cost, words)} · {device}</div>'
+
+
+def passes(cost: Cost, words: Words) -> str:
+    """A cost in f and b."""
+    return cost.passes(words("cost.text"))
 
 
 def _legend(order: Sequence[str], words: Words) -> str:

@@ -163,7 +163,7 @@ def learn(
                 trace["loss"] = list(event)
                 continue
             about = {note.title: note.value for note in event.notes}
-            sentence = tell("class.done", title=title, cost=about["training cost"])
+            sentence = tell("class.done", title=title, cost=_cost(about["training cost"]))
             yield _state(
                 sentence, _curve(trace), kept=True, learned={**learned, work.method: event}
             )
@@ -174,6 +174,11 @@ def learn(
     except Exception:
         logger.exception("a training failed")
         yield _state(tell("class.broke"), failed=True, kept=bool(learned))
+
+
+def _cost(passes: str) -> Said:
+    """What a training says it cost; "text" is the one word in it."""
+    return said(lambda words: passes.replace("text", words("cost.text")))
 
 
 def forget() -> Update:

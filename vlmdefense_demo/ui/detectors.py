@@ -147,7 +147,7 @@ def card(reading: Reading, measured: Calibrated | None, words: Words = ENGLISH) 
         f'<p class="hint">{words.english(row.idea)}</p>'
         f'<p class="measure">{words.english(kind.measure)}</p>'
         + gauges.gauge(row.title, rows, kind.top, threshold, words)
-        + cost_line(reading.cost, None, escape(reading.device))
+        + cost_line(reading.cost, None, escape(reading.device), words)
         + "".join(_curve(note, words) for note in reading.notes)
         + (_worth(known, measured, words) if known and measured else "")
         + _more(reading, words)

@@ -1,8 +1,8 @@
 """Lecture mode: the shipped stories as slides, a dialog over the page that assets/lecture.js drives.
 
 Everything a lecture shows is in this markup, pictures included, so that it needs no server once the
-page has it. Every word is escaped here. The frame, titles and cards speak the page's language; what
-is said on a slide is English.
+page has it. Every word is escaped here. All of it speaks the page's language; labels, names of methods
+and papers, and the badge of a stored result have one language.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from vlmdefense_demo.stories.slides import (
     ATTACKED,
     CHANGED,
     KNOWS,
+    NUMBERS,
     PRICE,
     SEE,
-    TITLES,
     Quiz,
     Slide,
     slides,
@@ -81,7 +81,7 @@ def _dialog(drawn: Sequence[tuple[Facts, str, int]], words: Words) -> str:
         f'<li><button type="button" data-go="{n}" '
         f'aria-label="{escape(words("lec.step", number=n, title=words(f"step.{n}")))}">{n}</button>'
         "</li>"
-        for n in TITLES
+        for n in NUMBERS
     )
     measured = escape(words("lec.measured", answer="{}"))
     return (
@@ -98,23 +98,24 @@ def _dialog(drawn: Sequence[tuple[Facts, str, int]], words: Words) -> str:
     )
 
 
-def standalone(stories: Sequence[Facts]) -> str:
+def standalone(stories: Sequence[Facts], words: Words = ENGLISH) -> str:
     """The lecture as one HTML file that needs nothing else: no server, no network, no Python."""
-    title, subtitle = ENGLISH("title"), ENGLISH("subtitle")
+    title, subtitle = words("title"), words("subtitle")
     styles = "".join(file.read_text(encoding="utf-8") for file in (PAGE_STYLE, STYLE))
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<!doctype html><html lang="{words.tag}"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{ALONE}{styles}</style>{DARK}</head>"
         f'<body><h1>{escape(title)}</h1><p>{escape(subtitle)}</p><p><button type="button" '
-        f'onclick="lecture()">Open the lecture</button></p>{lecture(stories)}{head(opened=True)}'
+        f'onclick="lecture()">{words("lec.open")}</button></p>'
+        f"{words.say(lecture(stories))}{head(opened=True)}"
         "</body></html>\n"
     )
 
 
 def _story(facts: Facts, store: str, gain: int, words: Words) -> str:
     """A story's pictures once, then its eight steps, which refer to them."""
-    eight = slides(LESSONS[facts.recipe.slug], facts)
+    eight = slides(LESSONS[facts.recipe.slug], facts, words)
     body = "".join(_slide(facts, slide, gain, words) for slide in eight)
     return f'<div hidden class="lec-store">{store}</div>{body}'
 
@@ -136,18 +137,17 @@ def _store(facts: Facts) -> tuple[str, int]:
 
 def _slide(facts: Facts, slide: Slide, gain: int, words: Words) -> str:
     secret = " lec-secret" if slide.quiz else ""
-    said = "".join(f"<p{words.foreign}>{escape(some)}</p>" for some in slide.text)
-    notes = "".join(f"<li{words.foreign}>{escape(some)}</li>" for some in slide.notes)
+    said = "".join(f"<p>{escape(some)}</p>" for some in slide.text)
+    notes = "".join(f"<li>{escape(some)}</li>" for some in slide.notes)
     asked = _quiz(slide.quiz, words) if slide.quiz else ""
     keys = f'<p class="lec-keys">{words("lec.keys")}</p>' if slide.number == SEE else ""
     message = escape(words(f"lesson.{facts.recipe.slug}.message"))
-    place = words("lec.of", number=slide.number, all=len(TITLES))
-    title = escape(words(f"step.{slide.number}"))
+    place = words("lec.of", number=slide.number, all=len(NUMBERS))
     badge = f"<p{words.foreign}>{escape(str(facts.story.about['badge']))}</p>"
     return (
         f'<section class="lec-slide step-{slide.number}" data-story="{facts.recipe.slug}" '
         f'data-step="{slide.number}" {"data-quiz" * bool(slide.quiz)} hidden>'
-        f'<h2 tabindex="-1"><small>{place}</small> {title}</h2>'
+        f'<h2 tabindex="-1"><small>{place}</small> {escape(slide.title)}</h2>'
         f'<div class="lec-top"><div class="lec-pair">{_pair(slide.number, facts, gain, words)}</div>'
         f'<div class="lec-say">{asked}<div class="lec-said{secret}">'
         f"{_verdict(slide.number, facts)}{said}{_bars(slide.number, facts)}</div></div></div>"
@@ -200,15 +200,16 @@ def _bar(label: str, p: float, asked: Prediction, plain: Card) -> str:
 
 
 def _quiz(quiz: Quiz, words: Words) -> str:
+    right = f'data-right="{words("lec.right")}"'
     options = "".join(
-        f'<li><button type="button" data-option="{i + 1}" {"data-right" * (i == quiz.right)}>'
+        f'<li><button type="button" data-option="{i + 1}" {right * (i == quiz.right)}>'
         f"<span>{i + 1}</span> {escape(option)}</button></li>"
         for i, option in enumerate(quiz.options)
     )
     question = escape(quiz.question)
     return (
         f'<div class="lec-quiz" role="group" aria-label="{words("lec.question")}">'
-        f"<p{words.foreign}>{question}</p><ol{words.foreign}>{options}</ol></div>"
+        f"<p>{question}</p><ol>{options}</ol></div>"
     )
 
 
@@ -234,7 +235,7 @@ def _price(card: Card, words: Words) -> tuple[str, str]:
     times = "" if card.slowdown is None else words("lec.time", times=f"{card.slowdown:.1f}")
     return (
         html.waiting_chip(times),
-        words("lec.price", passes=card.cost.passes(), answer=answer(card.clean)),
+        words("lec.price", passes=html.passes(card.cost, words), answer=answer(card.clean, words)),
     )
 
 
@@ -244,14 +245,17 @@ def _knows(card: Card, words: Words) -> tuple[str, str]:
         why = "wrong_clean" if card.verdict == "wrong_clean" else "not_run"
         return html.waiting_chip(words(why)), words("lec.not_tried")
     rung = card.broken_by or card.ladder[-1]
-    start = words("card.broken" if card.broken_by else "lec.last")
     on_image = replace(rung.cost, text_forward=0, text_backward=0)
     known = rung.name != "transfer"
-    by = f"{words(f'rung.{rung.name}')}, {on_image.passes()}" if known else words("lec.old")
-    return (
-        html.verdict_chip("fooled" if card.broken_by else "held", words),
-        f"{start} {by}: {answer(rung.attacked)}",
+    by = words("fell.transfer")
+    if known:
+        by = words("lec.rung", rung=words(f"rung.{rung.name}"), passes=html.passes(on_image, words))
+    told = words(
+        "lec.broken" if card.broken_by else "lec.unbroken",
+        by=by,
+        answer=answer(rung.attacked, words),
     )
+    return html.verdict_chip("fooled" if card.broken_by else "held", words), told
 
 
 SHORT: dict[int, Callable[[Card, Words], tuple[str, str]]] = {PRICE: _price, KNOWS: _knows}

@@ -12,6 +12,7 @@ from vlmdefense_demo.engine import redefend
 from vlmdefense_demo.errors import DemoError
 from vlmdefense_demo.request import Request
 from vlmdefense_demo.run import Progress
+from vlmdefense_demo.stories.say import several
 from vlmdefense_demo.survey import entry
 from vlmdefense_demo.types import Card
 from vlmdefense_demo.ui import cards as html
@@ -66,7 +67,7 @@ def again(
         yield *_shown(failed), status(refused(error), failed=True), skip
         return
     titles = [entry(key).title for key in moved]
-    sentence = tell("status.again", titles=said(lambda words: words("status.and").join(titles)))
+    sentence = tell("status.again", titles=said(lambda words: several(titles, words)))
     if earlier.request.rungs:
         sentence = joined(sentence, tell("status.later"))
     order = html.class_order(earlier.card)

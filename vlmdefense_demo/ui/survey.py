@@ -2,7 +2,8 @@
 
 The table is built here, in Python, so that it works with a full queue and without a model. On a
 narrow page its rows become blocks with the column's name before each cell; the roles are written
-out because a browser forgets them when the display changes. Rows are English in every language.
+out because a browser forgets them when the display changes. What a row tells of its method is English
+in every language.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from vlmdefense_demo.survey.catalogue import (
     Order,
     cost,
     paid,
-    paradigm,
 )
 from vlmdefense_demo.survey.entry import NOTHING, Entry, Published
 from vlmdefense_demo.ui.words import ENGLISH, Words, language_of, said, tell
@@ -112,16 +112,18 @@ def _head(name: str, order: Order, words: Words) -> str:
 
 def _row(row: Entry, why: str, words: Words) -> str:
     where = escape(row.venue)
+    licence = words("survey.licence", licence=row.licence)
     mark = f'<span class="mark {row.paradigm}" aria-hidden="true"></span>'
     paper = f'<a href="{escape(row.url)}" target="_blank" rel="noopener">{escape(row.paper)}</a>'
     cells = (
-        f"{paper}<small>{where} {row.year}</small><small>Licence: {escape(row.licence)}</small>",
+        f"{paper}<small>{where} {row.year}</small><small>{escape(licence)}</small>",
         f"{escape(row.idea)} {escape(row.detail)}",
         f'<span class="{"none" if row.trains == NOTHING else "some"}">{escape(row.trains)}</span>',
         escape(paid(row)),
         escape(cost(row)),
-        _status(row, why),
-        "".join(map(_published, row.published)) or "<small>none quoted</small>",
+        _status(row, why, words),
+        "".join(_published(number, words) for number in row.published)
+        or f"<small{words.own}>{words('survey.unquoted')}</small>",
     )
     named = zip(HEADS[1:], cells, strict=True)
     rest = "".join(
@@ -130,23 +132,28 @@ def _row(row: Entry, why: str, words: Words) -> str:
     )
     return (
         f'<tr role="row"><th role="rowheader" scope="row">{mark}<b>{escape(row.title)}</b>'
-        f"<small>{escape(paradigm(row))}</small></th>{rest}</tr>"
+        f"<small{words.own}>{_kind(row, words)}</small></th>{rest}</tr>"
     )
 
 
-def _status(row: Entry, why: str) -> str:
+def _kind(row: Entry, words: Words) -> str:
+    return words(f"survey.{row.kind}" if row.paradigm == "none" else row.paradigm)
+
+
+def _status(row: Entry, why: str, words: Words) -> str:
     kind = row.status.split()[0]
     note = f"<small>{escape(row.remark)}</small>" if row.remark else ""
     if why:
-        note += f"<small>{escape(why)}</small>"
-    return f'<span class="survey-status {kind}">{escape(row.status)}</span>{note}'
+        note += f"<small{words.own}>{escape(words.refusals(why))}</small>"
+    status = words(f"status.{row.status}")
+    return f'<span class="survey-status {kind}"{words.own}>{status}</span>{note}'
 
 
-def _published(number: Published) -> str:
+def _published(number: Published, words: Words) -> str:
     result = escape(number.result.replace(" %", "\u00a0%"))
     return (
         f"<p><b>{result}</b><small>{escape(number.setting)}. "
-        f"Source: {_linked(number.source)}.</small></p>"
+        f"{words('survey.source', source=_linked(number.source))}</small></p>"
     )
 
 

@@ -1,8 +1,9 @@
 """The page's own words in every language, and who is spoken to in which.
 
-A language is a file of this folder and a row of `LANGUAGES`. `Words` looks a key up. What the page
-says is a `Said`: English text that can be said again in another language. So layout and handlers
-stay English and free of state, and the language is chosen where an answer leaves for the browser.
+A language is two files of this folder, the page's and the lecture's, and a row of `LANGUAGES`.
+`Words` looks a key up. What the page says is a `Said`: English text that can be said again in another
+language. So layout and handlers stay English and free of state, and the language is chosen where an
+answer leaves for the browser.
 
 Names of methods, papers, labels and parameters, and whatever goes into a file, have one language.
 """
@@ -82,6 +83,11 @@ class Words:
     def foreign(self) -> str:
         """The attribute of an element whose words are English on a page of this language; HTML."""
         return "" if self is ENGLISH else ' lang="en"'
+
+    @property
+    def own(self) -> str:
+        """The attribute of an element of this language among those that are English; HTML."""
+        return "" if self is ENGLISH else f' lang="{self.tag}"'
 
     def english(self, text: str) -> str:
         """Words that have no other language, as such; HTML."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from vlmdefense_demo.benchmark.notes import SENTENCES
 from vlmdefense_demo.flags import FLAGS
-from vlmdefense_demo.stories.lessons import LESSONS
-from vlmdefense_demo.stories.slides import TITLES
 from vlmdefense_demo.survey import PARADIGMS
+from vlmdefense_demo.ui.words.lecture_en import WORDS as LECTURE
 
 HELP = """\
 **What you see.** A zero-shot model answers with one label of your list. The attack changes the picture
@@ -170,6 +170,7 @@ WORDS = {
     "card.more": "How it decided, and how it is attacked",
     "card.aware": "an attacker who knows it",
     "card.threshold": "{value} (threshold {threshold})",
+    "cost.text": "text",
     "rung.transfer": "unaware",
     "rung.transfer.how": "attack made against the undefended model, then shown to the defence",
     "rung.white_box": "white box",
@@ -201,7 +202,6 @@ WORDS = {
     "status.set": "{title} is set. Press “Attack & defend” to see it.",
     "status.again": "{titles} again, on the same file.",
     "status.later": " The attacker who knows it is tried at the next run.",
-    "status.and": " and ",
     "status.report": "There is nothing to report yet. Press “Attack & defend” and wait until it is done.",
     "done": "Done.",
     "done.nothing": "Done: every defence is wrong on the clean picture already. No attack was needed.",
@@ -318,6 +318,9 @@ WORDS = {
     "bench.reading": "Reading the pictures …",
     "bench.progress": "{done} of {total} parts …",
     "bench.what": "What was measured",
+    "bench.defence": "defence",
+    "bench.column": "{attacker}, {eps}/255",
+    "bench.passes": "passes",
     "bench.caption": "answered rightly, per cent of all pictures",
     "bench.curves": "Accuracy over the radius",
     "bench.trade": "Clean against attacked",
@@ -356,26 +359,12 @@ WORDS = {
     "head.published": "Published by others",
     "survey.count": "{some} of {all} methods",
     "survey.none": "No method fits. Widen a filter.",
+    "survey.licence": "Licence: {licence}",
+    "survey.source": "Source: {source}.",
+    "survey.unquoted": "none quoted",
+    "survey.detector": "Detector",
+    "survey.attack": "Attack",
     "survey.table": "Survey of methods",
-    # the lecture's frame
-    "lec.story": "Story",
-    "lec.steps": "Steps",
-    "lec.step": "Step {number}: {title}",
-    "lec.previous": "Previous step",
-    "lec.next": "Next step",
-    "lec.notes": "Notes",
-    "lec.leave": "Leave",
-    "lec.of": "{number} of {all}",
-    "lec.keys": "← → or Space: step · 1–4 or Enter: answer · N: notes · Home, End · Esc: leave",
-    "lec.speaker": "Speaker notes",
-    "lec.question": "Question",
-    "lec.measured": "Measured: {answer}",
-    "lec.difference": "difference × {gain}",
-    "lec.time": "× {times} time",
-    "lec.price": "{passes}. Clean: {answer}",
-    "lec.not_tried": "Who knows it was not tried.",
-    "lec.last": "Last tried:",
-    "lec.old": "the old picture",
     # what is refused most, word for word as it is raised: `Words.refusal` finds the key by it
     "error.stopped": "Stopped.",
     "error.no_picture": "There is no picture yet.",
@@ -448,6 +437,5 @@ WORDS |= {f"flag.{id}": title for id, (title, _) in FLAGS.items()}
 WORDS |= {f"flag.{id}.why": words for id, (_, words) in FLAGS.items()}
 WORDS |= {f"{id}": title for id, (title, _) in PARADIGMS.items()}
 WORDS |= {f"{id}.price": price for id, (_, price) in PARADIGMS.items()}
-WORDS |= {f"lesson.{slug}": lesson.title for slug, lesson in LESSONS.items()}
-WORDS |= {f"lesson.{slug}.message": lesson.message for slug, lesson in LESSONS.items()}
-WORDS |= {f"step.{number}": title for number, title in TITLES.items()}
+WORDS |= {f"note.{key}": sentence for key, sentence in SENTENCES.items()}
+WORDS |= LECTURE

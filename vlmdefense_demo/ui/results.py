@@ -1,0 +1,96 @@
+"""What the benchmark measured, as HTML in the page's language; its files and figures are English."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from vlmdefense_demo.benchmark import tables
+from vlmdefense_demo.benchmark.notes import Remark, notes
+from vlmdefense_demo.benchmark.rows import Row
+from vlmdefense_demo.benchmark.tables import Cell, Line
+from vlmdefense_demo.ui.words import Said, Words, said
+
+SHOWN = ("curves", "trade")
+
+
+def grown(rows: Sequence[Row]) -> Said:
+    """The table as far as it has come."""
+    return said(lambda words: _table(rows, words))
+
+
+def finished(rows: Sequence[Row], drawn: Mapping[str, str]) -> Said:
+    """The table, what must be known beside it, and its figures.
+
+    Args:
+        drawn: name of a figure -> base64 of its PNG.
+    """
+    remarks = list(notes(rows))
+
+    def body(words: Words) -> str:
+        listed = "".join(f"<li>{escape(_remark(some, words))}</li>" for some in remarks)
+        pictures = "".join(_figure(name, drawn[name], words) for name in SHOWN if name in drawn)
+        return (
+            f'{_table(rows, words)}<ul class="vd-caption">{listed}</ul>'
+            f'<div class="bench">{pictures}</div>'
+        )
+
+    return said(body)
+
+
+def _table(rows: Sequence[Row], words: Words) -> str:
+    if not rows:
+        return ""
+    columns = tables.columns(rows)
+    heads = (words("bench.defence"), *(_column(cell, words) for cell in columns),
+             words("bench.passes"), "ms")  # fmt: skip
+    top = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
+    lines = "".join(_line(line, columns, words) for line in tables.lines(rows))
+    return (
+        f'<div class="bench-scroll" tabindex="0" role="region" aria-label="{words("bench.what")}">'
+        f'<table class="bench"><caption>{words("bench.caption")}</caption>'
+        f"<thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>"
+    )
+
+
+def _line(line: Line, columns: Sequence[Cell], words: Words) -> str:
+    rates = [line.rates.get(cell) for cell in columns]
+    cells = [words("not_run") if rate is None else rate.percent() for rate in rates]
+    cells += [line.passes.replace("text", words("cost.text"))]
+    cells += ["" if line.ms is None else f"{line.ms:.0f}"]
+    rest = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+    return f'<tr><th scope="row">{escape(_name(line.title, words))}</th>{rest}</tr>'
+
+
+def _column(cell: Cell, words: Words) -> str:
+    if cell.step == "clean":
+        return words("clean")
+    return words("bench.column", attacker=words(f"rung.{cell.step}"), eps=f"{cell.eps:g}")
+
+
+def _name(title: str, words: Words) -> str:
+    """A defence with its settings; the model itself is a word of the page."""
+    return words("undefended") if title == tables.MODEL else title
+
+
+def _remark(remark: Remark, words: Words) -> str:
+    values = {place: _value(place, value, words) for place, value in remark.values.items()}
+    return words(f"note.{remark.key}", **values)
+
+
+def _value(place: str, value: Any, words: Words) -> Any:
+    if place == "column":
+        return _column(value, words)
+    if place == "flag":
+        return words(f"flag.{value}")
+    if place == "error":
+        return words.refusals(value)
+    if isinstance(value, list):
+        return words("names.comma").join(_name(name, words) for name in value)
+    return _name(value, words) if place in ("name", "best") else value
+
+
+def _figure(name: str, data: str, words: Words) -> str:
+    alt = words("bench.alt", figure=words(f"bench.{name}"))
+    return f'<img alt="{alt}" src="data:image/png;base64,{data}">'
