@@ -54,6 +54,25 @@ def test_the_table_grows_and_its_files_hold_what_it_shows(site, pocket):
     }  # fmt: skip
 
 
+def test_what_was_measured_elsewhere_has_tables_of_its_own(site, pocket):
+    wanted = Asked(**NONE | {"defenses": {"jpeg": {}}, "worlds": ("noise", "names")})
+    *middle, last = list(bench.measured(site, "pocket", wanted, "me"))
+    assert words(last) == "Done."
+    captions = re.findall("<caption>(.*?)</caption>", last[1])
+    assert captions[1:] == ["elsewhere: clean", "elsewhere: unaware, 4/255"]
+    clean = last[1].split("<caption>elsewhere: clean")[1]
+    heads = re.findall('<th scope="col">(.*?)</th>', clean)[:4]
+    assert heads == ["defence", "as they are", "noise", "ImageNet’s names"]
+    [first] = re.findall('<th scope="row">Undefended</th>(.*?)</tr>', clean)[:1]
+    assert first.endswith("<td>100.0 [34.2, 100.0]</td>"), "it names what it answers itself"
+    rows = [json.loads(line) for line in Path(last[4].value["path"]).read_text().splitlines()]
+    assert {(r["world"], r["step"]) for r in rows if r["world"] != OWN} == {
+        (world, step) for world in ("noise", "names") for step in ("clean", "transfer")
+    }
+    total = [words(update) for update in middle][-1]
+    assert total == "6 of 6 parts …"
+
+
 def test_a_zip_of_ones_own_is_measured_and_its_words_are_escaped(site, pocket, tmp_path):
     picture = to_png(tiny.images(1, size=64))
     broken = {"cat/2.png": b"no picture", f"{HOSTILE[:12]}/3.png": picture, "dog/1.png": picture}
@@ -80,9 +99,10 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(site, pocket, change, say
 
 def test_a_zip_is_asked_for(tmp_path):
     with pytest.raises(InvalidImage, match="no zip"):
-        asked([ZIP, None, 8, ["4"], False], {})
-    assert asked([BUNDLED, "left over.zip", 8, ["4", "1"], True], {}).file is None
-    assert asked([ZIP, "a.zip", 8, ["4", "1"], True], {}).eps == (1.0, 4.0)
+        asked([ZIP, None, 8, ["4"], False, []], {})
+    assert asked([BUNDLED, "left over.zip", 8, ["4", "1"], True, []], {}).file is None
+    wanted = asked([ZIP, "a.zip", 8, ["4", "1"], True, ["noise"]], {})
+    assert (wanted.eps, wanted.worlds) == ((1.0, 4.0), ("noise",))
 
 
 @pytest.mark.parametrize("code", [code for code in LANGUAGES if code != "en"])
@@ -93,6 +113,7 @@ def test_table_and_remarks_are_said_in_the_language(code):
                      (ENGLISH.say, told.say))  # fmt: skip
     cell = told("bench.column", attacker=told("rung.transfer"), eps="4")
     for text in (told("bench.defence"), told("undefended"), told("clean"), cell, told("not_run"),
+                 told("bench.elsewhere", column=told("clean")), told("world.own"), told("world.noise"),
                  told("bench.passes"), told("flag.no_gradient"), told("cost.text")):  # fmt: skip
         assert text in mine
     assert "4 f · text 8 f + 8 b" in english
@@ -109,7 +130,8 @@ def tables_of(error: str) -> list[dict]:
         for defense in ("undefended", "fare", "apt"):
             mine = base | {"picture": picture, "defense": defense}
             rows += [mine | {"step": "clean"}, mine | {"step": "transfer", "eps": 4.0},
-                     mine | {"step": "gradient", "flags": ["no_gradient"]}]  # fmt: skip
+                     mine | {"step": "gradient", "flags": ["no_gradient"]},
+                     mine | {"step": "clean", "world": "noise", "picture": f"noise/{picture}"}]  # fmt: skip
     return [row | {"error": error} if row["defense"] == "apt" else row for row in rows]
 
 
@@ -129,10 +151,13 @@ def test_stop_keeps_what_was_measured(site, pocket, stop_at):
 def test_the_tab_measures_what_is_ticked(page):
     page.tab.get_by_role("tab", name="Benchmark").click()
     page("#bench-photos input[type=number]").fill("2")
+    page.tab.locator("#bench-worlds").get_by_text("noise").click()
     page("#bench-go").click()
     page("#bench-status").get_by_text("Done.").wait_for(timeout=120_000)
-    table = page.text("table.bench")
+    table, clean, *attacked = page.tab.locator("table.bench").all_inner_texts()
     assert "Undefended" in table
+    assert "elsewhere: clean" in clean
+    assert ["4/255" in text for text in attacked] == [False, True]
     assert "FARE" in table
     assert "unaware, 4/255" in table
     page("#bench-go:enabled").wait_for()

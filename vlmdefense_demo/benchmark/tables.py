@@ -153,9 +153,9 @@ def _paradigm(row: Row) -> Paradigm:
 def _passes(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
-    f, b, tf, tb = (fmean(row[name] for row in rows) for name in ("f", "b", "tf", "tb"))
-    images = f"{f:.4g} f" + (f" + {b:.4g} b" if b else "")
-    text = f" · text {tf:.4g} f + {tb:.4g} b" if tf or tb else ""
+    f, b, tf, tb = (round(fmean(row[name] for row in rows), 1) for name in ("f", "b", "tf", "tb"))
+    images = f"{f:g} f" + (f" + {b:g} b" if b else "")
+    text = f" · text {tf:g} f + {tb:g} b" if tf or tb else ""
     return images + text
 
 

@@ -7,6 +7,7 @@ import tempfile
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from vlmdefense_demo.benchmark.measure import measuring
 from vlmdefense_demo.benchmark.plan import UNDEFENDED, Plan, Setting
 from vlmdefense_demo.benchmark.rows import Row, Rows, read_rows
 from vlmdefense_demo.benchmark.sources import BUNDLED_NAME, read_source
-from vlmdefense_demo.benchmark.tasks import tasks
+from vlmdefense_demo.benchmark.tasks import N_LABELS, tasks
+from vlmdefense_demo.benchmark.worlds import WORLDS, elsewhere
 from vlmdefense_demo.errors import Cancelled, DemoError, InvalidImage
 from vlmdefense_demo.ladder import INTERACTIVE
 from vlmdefense_demo.run import Progress
@@ -47,6 +49,7 @@ class Bench:
     photos: Any = None
     eps: Any = None
     knows: Any = None
+    worlds: Any = None
     go: Any = None
     stop: Any = None
     status: Any = None
@@ -56,7 +59,7 @@ class Bench:
 
     def asked(self) -> list[Any]:
         """What shapes a measurement."""
-        return [self.source, self.file, self.photos, self.eps, self.knows]
+        return [self.source, self.file, self.photos, self.eps, self.knows, self.worlds]
 
     def shown(self) -> list[Any]:
         """What a measurement changes."""
@@ -70,6 +73,7 @@ class Asked:
     Args:
         file: path of an uploaded zip, None for the photos that ship with the dependencies.
         defenses: id -> parameters in display units.
+        worlds: where else the same pictures are asked about.
     """
 
     file: str | None
@@ -77,6 +81,7 @@ class Asked:
     eps: tuple[float, ...]
     knows: bool
     defenses: Mapping[str, Mapping[str, Any]]
+    worlds: tuple[str, ...] = ()
 
     def plan(self) -> Plan:
         """What is measured.
@@ -113,12 +118,16 @@ class Measurement:
 
     def __call__(self, note: Progress, stopped: Callable[[], bool]) -> Iterator[tuple[int, int]]:
         """Measure."""
-        plan = self.asked.plan()
+        plan, backbone = self.asked.plan(), self.place.load(note)
         source = read_source(self.asked.file or BUNDLED_NAME)
-        found = tasks(source.pictures, self.asked.photos)
-        total = len(found) * len(plan.groups())
+        home = tasks(source.pictures, self.asked.photos)
+        far = [t for world in self.asked.worlds for t in elsewhere(world, home, backbone, N_LABELS)]
+        total = (len(home) + len(far)) * len(plan.groups())
         rows = Rows(self.rows)
-        parts = measuring(plan, self.place.load(note), found, rows, stopped)
+        parts = chain(
+            measuring(plan, backbone, home, rows, stopped),
+            measuring(plan.abroad(), backbone, far, rows, stopped),
+        )
         for done, _ in enumerate(parts, 1):
             yield done, total
 
@@ -137,11 +146,19 @@ def tab() -> Bench:
         it.file = gr.File(
             file_types=[".zip"], label="zip", height=110, visible=False, elem_id="bench-file"
         )
-        it.photos = gr.Slider(2, MOST, 8, step=1, label=tell("bench.many"), elem_id="bench-photos")
+        it.photos = gr.Slider(
+            2, MOST, 8, step=1, label=tell("bench.many"), min_width=240, elem_id="bench-photos"
+        )
         it.eps = gr.CheckboxGroup(
             [str(e) for e in RADII], value=["1", "4"], label=tell("eps"), elem_id="bench-eps"
         )
         it.knows = gr.Checkbox(False, label=tell("bench.aware"), elem_id="bench-knows")
+    it.worlds = gr.CheckboxGroup(
+        [(tell(f"world.{world}"), world) for world in WORLDS],
+        label=tell("bench.worlds"),
+        info=tell("bench.worlds.info"),
+        elem_id="bench-worlds",
+    )
     with gr.Row():
         it.go = gr.Button(tell("bench.go"), elem_id="bench-go", scale=2)
         it.stop = gr.Button(tell("stop"), interactive=False, elem_id="bench-stop", scale=1)
@@ -242,9 +259,9 @@ def asked(values: Sequence[Any], defenses: Mapping[str, Mapping[str, Any]]) -> A
     Raises:
         InvalidImage: a zip of one's own is wanted and none is there.
     """
-    source, file, photos, eps, knows = values
+    source, file, photos, eps, knows, worlds = values
     if source == ZIP and not file:
         raise InvalidImage("There is no zip.", "Upload one, or take the example photos.")
     radii = tuple(sorted(float(e) for e in eps))
     own = file if source == ZIP else None
-    return Asked(own, int(photos), radii, bool(knows), defenses)
+    return Asked(own, int(photos), radii, bool(knows), defenses, tuple(worlds))

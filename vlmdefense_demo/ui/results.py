@@ -9,6 +9,7 @@ from typing import Any
 from vlmdefense_demo.benchmark import tables
 from vlmdefense_demo.benchmark.notes import Remark, notes
 from vlmdefense_demo.benchmark.rows import Row
+from vlmdefense_demo.benchmark.statistics import Rate
 from vlmdefense_demo.benchmark.tables import Cell, Line
 from vlmdefense_demo.ui.words import Said, Words, said
 
@@ -17,7 +18,7 @@ SHOWN = ("curves", "trade")
 
 def grown(rows: Sequence[Row]) -> Said:
     """The table as far as it has come."""
-    return said(lambda words: _table(rows, words))
+    return said(lambda words: _tables(rows, words))
 
 
 def finished(rows: Sequence[Row], drawn: Mapping[str, str]) -> Said:
@@ -32,35 +33,73 @@ def finished(rows: Sequence[Row], drawn: Mapping[str, str]) -> Said:
         listed = "".join(f"<li>{escape(_remark(some, words))}</li>" for some in remarks)
         pictures = "".join(_figure(name, drawn[name], words) for name in SHOWN if name in drawn)
         return (
-            f'{_table(rows, words)}<ul class="vd-caption">{listed}</ul>'
+            f'{_tables(rows, words)}<ul class="vd-caption">{listed}</ul>'
             f'<div class="bench">{pictures}</div>'
         )
 
     return said(body)
 
 
-def _table(rows: Sequence[Row], words: Words) -> str:
+def _tables(rows: Sequence[Row], words: Words) -> str:
+    """Robustness and overhead, then a table a column of what was measured in other worlds."""
     if not rows:
         return ""
-    columns = tables.columns(rows)
-    heads = (words("bench.defence"), *(_column(cell, words) for cell in columns),
-             words("bench.passes"), "ms")  # fmt: skip
-    top = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
-    lines = "".join(_line(line, columns, words) for line in tables.lines(rows))
+    lines = tables.lines(rows)
+    columns, far = tables.columns(rows), tables.columns(rows, abroad=True)
+    own = _table(
+        words("bench.what"),
+        words("bench.caption"),
+        [*(_column(cell, words) for cell in columns), words("bench.passes"), "ms"],
+        {line.title: _cells(line, columns, words) for line in lines},
+        words,
+    )
+    return own + "".join(_abroad(lines, cell, tables.worlds(rows), words) for cell in far)
+
+
+def _abroad(lines: Sequence[Line], cell: Cell, worlds: Sequence[str], words: Words) -> str:
+    column = _column(cell, words)
+    found = {line.title: line.worlds.get(cell, {}) for line in lines}
+    return _table(
+        words("bench.elsewhere", column=column),
+        words("bench.elsewhere", column=column),
+        [words(f"world.{world}") for world in worlds],
+        {
+            name: [_rate(rates.get(world), words) for world in worlds]
+            for name, rates in found.items()
+        },
+        words,
+    )
+
+
+def _table(
+    name: str, caption: str, heads: Sequence[str], body: Mapping[str, Sequence[str]], words: Words
+) -> str:
+    """A line a defence, in a box that scrolls on a narrow screen."""
+    top = "".join(
+        f'<th scope="col">{escape(head)}</th>' for head in (words("bench.defence"), *heads)
+    )
+    lines = "".join(
+        f'<tr><th scope="row">{escape(_name(title, words))}</th>'
+        f"{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+        for title, cells in body.items()
+    )
     return (
-        f'<div class="bench-scroll" tabindex="0" role="region" aria-label="{words("bench.what")}">'
-        f'<table class="bench"><caption>{words("bench.caption")}</caption>'
+        f'<div class="bench-scroll" tabindex="0" role="region" aria-label="{escape(name)}">'
+        f'<table class="bench"><caption>{escape(caption)}</caption>'
         f"<thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>"
     )
 
 
-def _line(line: Line, columns: Sequence[Cell], words: Words) -> str:
-    rates = [line.rates.get(cell) for cell in columns]
-    cells = [words("not_run") if rate is None else rate.percent() for rate in rates]
-    cells += [line.passes.replace("text", words("cost.text"))]
-    cells += ["" if line.ms is None else f"{line.ms:.0f}"]
-    rest = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-    return f'<tr><th scope="row">{escape(_name(line.title, words))}</th>{rest}</tr>'
+def _cells(line: Line, columns: Sequence[Cell], words: Words) -> list[str]:
+    return [
+        *(_rate(line.rates.get(cell), words) for cell in columns),
+        line.passes.replace("text", words("cost.text")),
+        "" if line.ms is None else f"{line.ms:.0f}",
+    ]
+
+
+def _rate(rate: Rate | None, words: Words) -> str:
+    return words("not_run") if rate is None else rate.percent()
 
 
 def _column(cell: Cell, words: Words) -> str:
@@ -86,6 +125,8 @@ def _value(place: str, value: Any, words: Words) -> Any:
         return words(f"flag.{value}")
     if place == "error":
         return words.refusals(value)
+    if place == "worlds":
+        return words("names.comma").join(words(f"world.{world}") for world in value)
     if isinstance(value, list):
         return words("names.comma").join(_name(name, words) for name in value)
     return _name(value, words) if place in ("name", "best") else value
