@@ -62,14 +62,12 @@ def left_over(text: str, facts: Facts) -> set[str]:
 def might_be(recipe: Recipe) -> list[Facts]:
     """The story as it was measured, and as it might have been: all held, all fell to a rung, ..."""
     facts = load(recipe)
-    # No recipe tries the black box; the question of this story has no option for it.
-    rungs = RUNGS[:3] if recipe.slug == "masked-gradients" else RUNGS
     return [
         facts,
         measured(facts, "held", spent=(1, 0), price=(1, 0), sure=True),
         measured(facts, "wrong_clean", spent=(2, 0), price=(2, 0)),
         measured(facts, "held", spent=(2, 1), price=(9, 1), rung="white_box", but=1),
-        *(measured(facts, "fooled", (60, 59), (60, 2), rung=rung) for rung in rungs),
+        *(measured(facts, "fooled", (60, 59), (60, 2), rung=rung) for rung in RUNGS),
     ]
 
 

@@ -145,7 +145,7 @@ def _through_the_filter(facts: Facts, say: Say) -> Quiz:
             (say("ask.through.transfer"), name == "transfer"),
             (say("ask.through.white_box"), name == "white_box"),
             (say("ask.through.adaptive"), name == "adaptive"),
-            (say("ask.through.none"), not name),
+            (say("ask.through.none"), name in ("", "black_box")),
         ],
     )
 
