@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -28,7 +29,7 @@ TEXT = 12 * PIXEL
 MARKERS: dict[Paradigm, str] = {
     "none": "D", "training_time": "s", "test_time": "^", "training_free": "o",
 }  # fmt: skip
-DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 NAMED = 8  # more points than this have numbers, and their names stand below
 AXIS = "probability of the right label"
 

@@ -10,6 +10,7 @@ from vlmdefense_demo.__main__ import main
 from vlmdefense_demo.benchmark import figures
 from vlmdefense_demo.benchmark.rows import Rows
 from vlmdefense_demo.benchmark.tables import columns, lines
+from vlmdefense_demo.benchmark.trial import BOUND
 from vlmdefense_demo.figures import LIGHT
 
 
@@ -44,6 +45,33 @@ def test_a_curve_starts_clean_and_has_a_panel_an_attacker(rows):
     assert unaware.get_lines()[2].get_ydata().tolist() == [1.0, 0.6, 0.5]
     band = unaware.collections[2].get_paths()[0].vertices[:, 1]
     assert band.min() < 0.5 < 0.6 < band.max()
+
+
+def test_a_crowd_has_a_panel_a_defence_with_the_model_itself_in_each(rows):
+    crowd = [*rows, *(r | {"defense": "tpt", "values": {"views": 2 + i}, "key": f"{i}{r['key']}"}
+                      for i in range(7) for r in rows if r["defense"] == "rtpt")]  # fmt: skip
+    axes = [found for found in drawn("curves", crowd).axes if found.get_visible()]
+    assert [found.get_title() for found in axes] == ["FARE", "R-TPT", "TPT"]
+    plain, unaware, adaptive = axes[0].get_lines()
+    assert plain.get_ydata().tolist() == [1.0, 0.2, 0.1]
+    assert unaware.get_ydata().tolist() == [0.9, 0.8, 0.7]
+    assert adaptive.get_ydata().tolist() == [0.9, 0.5, 0.4]
+    assert unaware.get_linestyle() != adaptive.get_linestyle()
+    strengths = [line.get_alpha() for line in axes[2].get_lines()[1::2]]
+    assert strengths == sorted(strengths)
+    assert len(set(strengths)) == 7
+
+
+def test_what_nobody_attacked_is_not_drawn(rows):
+    bound = [r | {"flags": [BOUND]} if r["defense"] == "fare" and r["step"] == "adaptive" else r
+             for r in rows]  # fmt: skip
+    _, adaptive = drawn("curves", bound).axes
+    assert adaptive.get_lines()[1].get_ydata().tolist() == [0.9]
+    assert (
+        len(drawn("trade", bound).axes[0].containers)
+        == len(drawn("trade", rows).axes[0].containers) - 1
+    )
+    assert drawn("price", bound) is None
 
 
 def test_the_trade_is_clean_against_the_hardest_attacker(rows):

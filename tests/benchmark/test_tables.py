@@ -115,10 +115,21 @@ def test_notes_name_errors_and_ties():
 
 
 def test_where_most_are_alike_the_notes_name_those_that_are_not():
-    alike = [r for i in range(6) for r in many("rtpt", 19, 20, values={"views": i + 2})]
+    alike = [r for id in ("rtpt", "tpt", "ctpt", "sstpt", "mta") for r in many(id, 19, 20)]
     rows = [*many("ttc", 20, 20), *alike, *many("fare", 2, 20)]
     [text] = [note for note in notes(rows) if note.startswith("clean")]
     assert text == "clean: TTC can be separated from FARE and no more"
+
+
+def test_a_defence_whose_settings_are_all_alike_is_named_once():
+    weak = [r for i in range(2) for r in many("rtpt", 4, 20, values={"views": i + 2})]
+    mixed = [*many("tpt", 3, 20, values={"views": 8}), *many("tpt", 19, 20, values={"views": 16})]
+    [text] = [n for n in notes([*many("ttc", 20, 20), *weak, *mixed]) if n.startswith("clean")]
+    assert text == "clean: TTC cannot be separated from TPT · views 16"
+    alike = [r for i in range(5) for r in many("mta", 19, 20, values={"views": i + 2})]
+    rows = [*many("ttc", 20, 20), *weak, *mixed, *alike]
+    [text] = [n for n in notes(rows) if n.startswith("clean")]
+    assert text == "clean: TTC cannot be separated from TPT · views 16, MTA"
 
 
 def test_what_nobody_attacked_is_no_more_than_a_bound():

@@ -1,7 +1,7 @@
 """The table as pictures: accuracy over the radius, what robustness costs in clean answers and in time.
 
 A paradigm is a colour and a marker, as on the page; settings of one paradigm differ by their dashes.
-Bands and bars are 95 % intervals.
+Bands and bars are 95 % intervals. What nobody attacked is not drawn.
 """
 
 from __future__ import annotations
@@ -15,15 +15,21 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from vlmdefense_demo.benchmark.rows import Row
 from vlmdefense_demo.benchmark.statistics import Rate
-from vlmdefense_demo.benchmark.tables import TITLES, Cell, Line, columns, lines
+from vlmdefense_demo.benchmark.tables import MODEL, TITLES, Cell, Line, columns, lines
 from vlmdefense_demo.figures import DASHES, LIGHT, MARKERS
 from vlmdefense_demo.types import Paradigm
 
 WIDTH, ROW, DPI = 7.2, 0.26, 150  # inches
-BAR = 0.36
+BAR, PANEL = 0.36, 1.55
+CROWD = 8  # lines of one panel
+ACROSS, ABREAST = 4, 5  # panels and numbers beside each other
+GREY = "0.55"
+RADIUS = "radius, levels of 255"
+CLEAN = Cell("clean", 0.0)
 
 
 def write(rows: Sequence[Row], folder: Path) -> Iterator[Path]:
@@ -39,38 +45,98 @@ def write(rows: Sequence[Row], folder: Path) -> Iterator[Path]:
 
 
 def curves(found: Sequence[Line], cells: Sequence[Cell]) -> Figure | None:
-    """Accuracy over the radius with its band; a panel an attacker, one line a setting."""
+    """Accuracy over the radius: few settings by attacker, a crowd of them by defence."""
     steps = list(dict.fromkeys(cell.step for cell in cells if cell.eps))
-    clean = Cell("clean", 0.0)
     if not steps:
         return None
+    return (_by_attacker if len(found) <= CROWD else _by_defence)(found, cells, steps)
+
+
+def _by_attacker(found: Sequence[Line], cells: Sequence[Cell], steps: Sequence[str]) -> Figure:
+    """A panel an attacker, one line a setting, with its band."""
     figure = Figure((WIDTH, 3.2 + ROW * math.ceil(len(found) / 2)), layout="constrained")
     panels = figure.subplots(1, len(steps), sharey=True, squeeze=False)[0]
     for axes, step in zip(panels, steps, strict=True):
-        wanted = [cell for cell in cells if cell == clean or cell.step == step]
         for line, style in zip(found, _styles(found), strict=True):
-            shown = [(cell.eps, line.rates[cell]) for cell in wanted if cell in line.rates]
-            _curve(axes, shown, line, style)
-        axes.set(title=f"attacker: {TITLES[step]}", xlabel="radius, levels of 255", ylim=(0, 1.02))
-        axes.set_xticks([cell.eps for cell in wanted])
-        _tidy(axes)
+            _curve(axes, _reached(line, cells, step), line, style)
+        axes.set(title=f"attacker: {TITLES[step]}")
+        _radii(axes, cells)
     panels[0].set_ylabel("answered rightly")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2,
                   frameon=False, handlelength=3.5)  # fmt: skip
     return figure
 
 
+def _by_defence(found: Sequence[Line], cells: Sequence[Cell], steps: Sequence[str]) -> Figure:
+    """A panel a defence, one dash an attacker, settings from faint to strong in the table's order.
+
+    The model itself, under the first attacker, is the grey line in all of them.
+    """
+    plain = [line for line in found if line.paradigm == "none"]
+    panels: dict[str, list[Line]] = {line.name: [] for line in found if line not in plain}
+    for line in found:
+        if line.name in panels:
+            panels[line.name].append(line)
+    rows = math.ceil(len(panels) / ACROSS)
+    figure = Figure((WIDTH, 0.8 + PANEL * rows), layout="constrained")
+    grid = list(figure.subplots(rows, ACROSS, sharex=True, sharey=True, squeeze=False).flat)
+    for axes, (name, settings) in zip(grid, panels.items(), strict=False):
+        for line in plain:
+            axes.plot(*_points(_reached(line, cells, steps[0])), color=GREY, linewidth=1.2)
+        for i, line in enumerate(settings, 1):
+            for step, dash in zip(steps, DASHES, strict=False):
+                axes.plot(
+                    *_points(_reached(line, cells, step)), color=_look(line)[0], linestyle=dash,
+                    linewidth=1.6, alpha=0.25 + 0.75 * i / len(settings),
+                )  # fmt: skip
+        axes.set_title(name, fontsize=9, color=_look(settings[0])[0])
+        _radii(axes, cells)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes in grid[max(0, len(panels) - ACROSS) : len(panels)]:  # nothing is seen below them
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel(RADIUS, fontsize=8)
+    handles = [Line2D([], [], color=LIGHT.ink, linestyle=dash, label=f"attacker: {TITLES[step]}")
+               for step, dash in zip(steps, DASHES, strict=False)]  # fmt: skip
+    handles += [Line2D([], [], color=GREY, label=f"{MODEL}, {TITLES[steps[0]]}")] * bool(plain)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.supylabel("answered rightly", fontsize=9)
+    return figure
+
+
+def _reached(line: Line, cells: Sequence[Cell], step: str) -> list[tuple[float, Rate]]:
+    """Radius and rate of a line, from the clean picture to the largest ball of an attacker."""
+    wanted = [cell for cell in cells if cell == CLEAN or cell.step == step]
+    return [(cell.eps, line.rates[cell]) for cell in wanted if _measured(line, cell)]
+
+
+def _measured(line: Line, cell: Cell | None) -> bool:
+    """Whether somebody attacked it there; a bound is no point of a curve."""
+    return cell in line.rates and cell not in line.bounds
+
+
+def _points(reached: Sequence[tuple[float, Rate]]) -> tuple[list[float], list[float]]:
+    return [eps for eps, _ in reached], [rate.value for _, rate in reached]
+
+
+def _radii(axes: Axes, cells: Sequence[Cell]) -> None:
+    axes.set(xlabel=RADIUS, ylim=(0, 1.02))
+    axes.set_xticks(sorted({cell.eps for cell in cells}))
+    axes.label_outer()
+    _tidy(axes)
+
+
 def trade(found: Sequence[Line], cells: Sequence[Cell]) -> Figure | None:
     """Clean accuracy against what the hardest attacker leaves at the largest radius."""
-    clean, attacked = Cell("clean", 0.0), _hardest(cells)
-    shown = [line for line in found if clean in line.rates and attacked in line.rates]
+    attacked = _hardest(cells)
+    shown = [line for line in found if CLEAN in line.rates and _measured(line, attacked)]
     if attacked is None or not shown:
         return None
     figure = Figure((WIDTH, 4.2 + ROW * len(shown) / 3), layout="constrained")
     axes = figure.add_subplot()
     places: dict[tuple[float, float], list[str]] = defaultdict(list)
     for number, line in enumerate(shown, 1):
-        x, y = line.rates[clean], line.rates[attacked]
+        x, y = line.rates[CLEAN], line.rates[attacked]
         colour, marker = _look(line)
         axes.errorbar(
             x.value, y.value, xerr=_bar(x), yerr=_bar(y), fmt=marker, color=colour, markersize=7,
@@ -78,7 +144,9 @@ def trade(found: Sequence[Line], cells: Sequence[Cell]) -> Figure | None:
         )  # fmt: skip
         places[x.value, y.value].append(str(number))
     for place, numbers in places.items():
-        axes.annotate(", ".join(numbers), place, (6, 5), textcoords="offset points")
+        rows = (numbers[i : i + ABREAST] for i in range(0, len(numbers), ABREAST))
+        words = "\n".join(", ".join(row) for row in rows)
+        axes.annotate(words, place, (6, 5), textcoords="offset points", fontsize=8)
     axes.set(xlabel="answered rightly, clean", ylabel=f"answered rightly, {attacked.title}")
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     _tidy(axes)
@@ -102,7 +170,7 @@ def price(found: Sequence[Line], cells: Sequence[Cell]) -> Figure | None:
         for line in found
         if attacked is not None
         and line.ms
-        and attacked in line.rates
+        and _measured(line, attacked)
         and line.rates[attacked].value
     ]
     if attacked is None or not shown:

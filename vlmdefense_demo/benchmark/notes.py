@@ -109,6 +109,10 @@ def _ties(rows: Sequence[Row], cell: Cell) -> Iterator[Remark]:
     for name, found in outcomes.items():
         if name != best:
             (other if mcnemar(outcomes[best], found).differ else same).append(name)
+    settings: dict[str, list[str]] = defaultdict(list)
+    for line in lines(rows):
+        settings[line.name] += [line.title] * (line.title in outcomes and line.title != best)
+    same, other = (_together(names, settings) for names in (same, other))
     if len(same) <= max(FEW, len(other)):
         if same:
             yield remark("tied", column=cell, best=best, others=same)
@@ -116,3 +120,9 @@ def _ties(rows: Sequence[Row], cell: Cell) -> Iterator[Remark]:
         yield remark("apart", column=cell, best=best, others=other)
     else:
         yield remark("alike", column=cell, best=best)
+
+
+def _together(titles: Sequence[str], settings: Mapping[str, Sequence[str]]) -> list[str]:
+    """The same titles, where all settings of a defence are among them only its name."""
+    whole = {t: name for name, some in settings.items() if set(some) <= set(titles) for t in some}
+    return list(dict.fromkeys(whole.get(t, t) for t in titles))

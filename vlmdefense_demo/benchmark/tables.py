@@ -48,6 +48,7 @@ class Line:
     """A defence with its settings: what it answers rightly, and what an answer costs.
 
     Args:
+        name: of the defence, without its settings.
         paradigm: of the defence, "none" for the model itself.
         rates: by column; missing where nothing was measured.
         worlds: by column and world, the source itself first.
@@ -58,6 +59,7 @@ class Line:
     """
 
     title: str
+    name: str
     paradigm: Paradigm
     rates: dict[Cell, Rate]
     worlds: dict[Cell, dict[str, Rate]]
@@ -85,8 +87,11 @@ def check_alike(rows: Sequence[Row]) -> None:
 
 def title(row: Row) -> str:
     """ "R-TPT · views 8" """
-    name = MODEL if row["defense"] == UNDEFENDED else entry(row["defense"]).title
-    return " · ".join([name, *(f"{k} {v}" for k, v in sorted(row["values"].items()))])
+    return " · ".join([_name(row), *(f"{k} {v}" for k, v in sorted(row["values"].items()))])
+
+
+def _name(row: Row) -> str:
+    return MODEL if row["defense"] == UNDEFENDED else entry(row["defense"]).title
 
 
 def columns(rows: Sequence[Row], abroad: bool = False) -> list[Cell]:
@@ -135,7 +140,9 @@ def _line(name: str, rows: Sequence[Row]) -> Line:
     answers = alone or [r for r in home if r["step"] == "clean"]
     ms = 1000 * median(r["s"] for r in alone) if alone else None
     paradigm = _paradigm(rows[0])
-    return Line(name, paradigm, rates, by_world, elsewhere, bounds, _passes(answers), ms)
+    return Line(
+        name, _name(rows[0]), paradigm, rates, by_world, elsewhere, bounds, _passes(answers), ms
+    )
 
 
 def _of(rows: Sequence[Row], cell: Cell) -> list[Row]:
