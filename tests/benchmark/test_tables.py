@@ -163,8 +163,9 @@ def test_notes_count_flags_and_doubt_attacks_that_are_weak():
 
 
 def test_the_page_quotes_the_papers_apart_from_what_was_measured(tmp_path):
-    file = tmp_path / "results.md"
+    file = tmp_path / "test-time.md"
     list(page.write([*many("undefended", 9, 10), *many("fare", 8, 10)], [], file))
+    assert file.read_text().startswith("# Test time\n\nMade by\n")
     measured, papers = file.read_text().split("## What the papers report")
     for number in entry("fare").published:
         assert number.source in papers

@@ -27,19 +27,19 @@ Header = Mapping[str, Any]
 
 
 def write(rows: Sequence[Row], headers: Sequence[Header], file: Path) -> Iterator[Path]:
-    """Write the page, and its figures into a folder of the same name beside it."""
+    """Write the page, titled as its file is, and its figures into a folder of that name beside it."""
     folder = file.with_suffix("")
     drawn = list(figures.write(rows, folder))
     yield from drawn
     pictures = {path.stem: f"{folder.name}/{path.name}" for path in drawn}
-    file.write_text("".join(_lines(rows, headers, pictures)), encoding="utf-8")
+    title = file.stem.replace("-", " ").capitalize()
+    file.write_text(f"# {title}\n\n{''.join(_lines(rows, headers, pictures))}", encoding="utf-8")
     yield file
 
 
 def _lines(
     rows: Sequence[Row], headers: Sequence[Header], pictures: Mapping[str, str]
 ) -> Iterator[str]:
-    yield "# Results\n\n"
     yield from _origin(rows, headers)
     yield "\n## Answered rightly, per cent of all pictures, with 95 % intervals\n\n"
     yield tables.as_markdown(*tables.cells(rows)) + "\n"
