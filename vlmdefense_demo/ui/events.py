@@ -15,7 +15,16 @@ from vlmdefense_demo.stories.facts import Facts
 from vlmdefense_demo.survey import PARADIGMS, attacker, entry, methods, unavailable, usable
 from vlmdefense_demo.types import Paradigm
 from vlmdefense_demo.ui import cards as html
-from vlmdefense_demo.ui import classroom, curves, detectors, handlers, live, pipeline, report
+from vlmdefense_demo.ui import (
+    classroom,
+    compare,
+    curves,
+    detectors,
+    handlers,
+    live,
+    pipeline,
+    report,
+)
 from vlmdefense_demo.ui.controls import Widgets, collect
 from vlmdefense_demo.ui.examples import PRESETS, Example
 from vlmdefense_demo.ui.form import Form, own_prompts
@@ -70,6 +79,7 @@ class Controls:
     pair: Any = None
     board: Any = None
     bench: Any = None
+    compared: Any = None
     watch: Any = None
 
     def inputs(self) -> list[Any]:
@@ -211,6 +221,7 @@ def connect(page: Controls, site: Site) -> None:
     page.model.input(change_model, page.model, [page.model, page.out["status"]], **hidden)
     _choices(page, hidden)
     curves.connect(page.board, page.out["earlier"], site)
+    compare.connect(page.compared, page.out["earlier"])
     report.connect(page.out, site)
     _live(page, site, hidden)
     _teach(page, site, hidden)

@@ -24,6 +24,7 @@ from vlmdefense_demo.types import Paradigm
 from vlmdefense_demo.ui import (
     api,
     bench,
+    compare,
     curves,
     events,
     loading,
@@ -78,14 +79,7 @@ def build(site: Site) -> gr.Blocks:
         page.out |= {"detect": page.watch.go, "readings": page.watch.shown}
         page.learned = gr.State({})
         page.desk = desk()
-        with gr.Tabs(elem_id="tabs"):
-            with gr.Tab(tell("tab.help")):
-                # Gradio cleans a value that it is built with, and forgets its languages.
-                gr.Markdown().value = tell("help")
-            with gr.Tab(tell("tab.bench")):
-                page.bench = bench.tab()
-            with gr.Tab(tell("tab.survey")):
-                survey_tab(page.model)
+        _tabs(page, first)
         sharing.connect(demo, page, site, first.get("picture"))
         events.connect(page, site)
         ready.connect(demo, page, site)
@@ -94,6 +88,19 @@ def build(site: Site) -> gr.Blocks:
         api.endpoints(site)
     demo.queue(max_size=16, default_concurrency_limit=2)
     return demo
+
+
+def _tabs(page: Controls, first: dict[str, Any]) -> None:
+    with gr.Tabs(elem_id="tabs"):
+        with gr.Tab(tell("tab.compare")):
+            page.compared = compare.tab(first.get("earlier"))
+        with gr.Tab(tell("tab.help")):
+            # Gradio cleans a value that it is built with, and forgets its languages.
+            gr.Markdown().value = tell("help")
+        with gr.Tab(tell("tab.bench")):
+            page.bench = bench.tab()
+        with gr.Tab(tell("tab.survey")):
+            survey_tab(page.model)
 
 
 def _title(words: Words) -> str:

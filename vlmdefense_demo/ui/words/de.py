@@ -301,6 +301,12 @@ WORDS = {
     "class.loss": "Verlust",
     "class.curve": "Trainingsverlust pro Schritt",
     # tabs
+    "tab.compare": "Vergleich",
+    "compare.caption": "Richtig ist {label}. Urteile: gegen das Bild, das gegen das unverteidigte Modell gemacht wurde, dann gegen wer die Verteidigung kennt.",
+    "compare.empty": "Wird ausgefüllt, sobald ein Lauf fertig ist.",
+    "compare.unaware": "wer sie nicht kennt",
+    "compare.aware": "wer sie kennt",
+    "compare.time": "Zeit",
     "tab.help": "Was passiert hier?",
     "tab.bench": "Benchmark",
     "tab.survey": "Überblick",

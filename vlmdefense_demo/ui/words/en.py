@@ -302,6 +302,12 @@ WORDS = {
     "class.loss": "loss",
     "class.curve": "training loss by step",
     # tabs
+    "tab.compare": "Compare",
+    "compare.caption": "Right is {label}. Verdicts: against the picture made for the undefended model, then against who knows the defence.",
+    "compare.empty": "Filled in once a run is over.",
+    "compare.unaware": "who does not know it",
+    "compare.aware": "who knows it",
+    "compare.time": "time",
     "tab.help": "What is going on?",
     "tab.bench": "Benchmark",
     "tab.survey": "Survey",

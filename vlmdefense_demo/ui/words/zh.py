@@ -286,6 +286,12 @@ WORDS = {
     "class.loss": "损失",
     "class.curve": "各步的训练损失",
     # tabs
+    "tab.compare": "对比",
+    "compare.caption": "正确答案：{label}。结论：先针对为无防御模型制作的图像，再针对了解防御的攻击者。",
+    "compare.empty": "运行结束后填写。",
+    "compare.unaware": "不了解防御",
+    "compare.aware": "了解防御",
+    "compare.time": "时间",
     "tab.help": "这是怎么回事？",
     "tab.bench": "基准测试",
     "tab.survey": "方法综述",
