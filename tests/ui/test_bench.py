@@ -154,7 +154,7 @@ def test_the_tab_measures_what_is_ticked(page):
     page.tab.locator("#bench-worlds").get_by_text("noise").click()
     page("#bench-go").click()
     page("#bench-status").get_by_text("Done.").wait_for(timeout=120_000)
-    table, clean, *attacked = page.tab.locator("table.bench").all_inner_texts()
+    table, clean, *attacked = page.tab.locator("#bench-table table").all_inner_texts()
     assert "Undefended" in table
     assert "elsewhere: clean" in clean
     assert ["4/255" in text for text in attacked] == [False, True]
@@ -162,7 +162,7 @@ def test_the_tab_measures_what_is_ticked(page):
     assert "unaware, 4/255" in table
     page("#bench-go:enabled").wait_for()
     page.tab.wait_for_timeout(500)  # its colours fade in
-    assert page.violations("table.bench") == []
+    assert page.violations("#bench-table") == []
     page.tab.set_viewport_size({"width": 390, "height": 844})
     spill = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.script(spill) == 0
