@@ -145,6 +145,9 @@ def test_what_nobody_attacked_is_no_more_than_a_bound():
     }
     assert table == {"TTC": "", "FARE": "≤"}
     assert any(note.startswith("≤: not attacked itself") for note in notes(rows))
+    assert not any("separated from" in note for note in notes(rows)), (
+        "a bound is no rate to compare"
+    )
     assert not any(note.startswith("≤") for note in notes(rows[:10]))
 
 
@@ -171,6 +174,20 @@ def test_the_page_quotes_the_papers_apart_from_what_was_measured(tmp_path):
         assert number.source in papers
         assert number.source not in measured
     assert "| FARE | 80.0 [" in measured
+
+
+def test_the_page_names_the_budgets_of_those_who_attacked(tmp_path):
+    file, budget = tmp_path / "results.md", {"adaptive_steps": 10, "draws": 1}
+    common = {"command": "python -m vlmdefense_demo benchmark", "model": {"name": "pocket", "sha256": "0" * 64},
+              "machine": {"system": "Linux", "device": "cpu", "cores": 2, "threads": 1}, "versions": {}}  # fmt: skip
+    plans = [{"attack": attack, "attack_values": {}, "budget": budget, "steps": steps}
+             for attack, steps in (("pgd", ["clean", "adaptive"]), ("apgd_ce", ["transfer"]), ("fgsm", ["latency"]))]  # fmt: skip
+    list(page.write(many("undefended", 9, 10), [common | {"plan": plan} for plan in plans], file))
+    told = [line for line in file.read_text().splitlines() if line.startswith("The attacker who")]
+    assert told == [
+        "The attacker who does not know a defence: pgd; budget of those who do: adaptive steps 10, draws 1.",
+        "The attacker who does not know a defence: apgd_ce.",
+    ]
 
 
 def test_a_full_disk_says_what_to_do_and_keeps_what_is_written(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from vlmdefense_demo.benchmark.rows import Row
 from vlmdefense_demo.benchmark.statistics import mcnemar, separable
 from vlmdefense_demo.benchmark.tables import Cell, columns, lines, title, worlds
 from vlmdefense_demo.benchmark.tasks import OWN
+from vlmdefense_demo.benchmark.trial import BOUND
 from vlmdefense_demo.flags import FLAGS
 from vlmdefense_demo.masking import CANARY_LEVELS
 
@@ -96,10 +97,11 @@ def _flagged(rows: Sequence[Row]) -> Iterator[Remark]:
 
 
 def _ties(rows: Sequence[Row], cell: Cell) -> Iterator[Remark]:
-    """The best defence of a column, and those that the pictures, in their first draw, do not separate."""
+    """The best defence of a column that was attacked itself, and those that the pictures, in their first draw, do not separate."""
     outcomes: dict[str, dict[str, bool]] = defaultdict(dict)
     for row in rows:
-        if (row["step"], row["eps"]) == (cell.step, cell.eps) and not row["error"]:
+        at = (row["step"], row["eps"]) == (cell.step, cell.eps)
+        if at and not row["error"] and BOUND not in row["flags"]:
             outcomes[title(row)].setdefault(row["picture"], row["standing"])
     if len(outcomes) < 2:
         return

@@ -11,6 +11,7 @@ from vlmdefense_demo.benchmark.notes import notes
 from vlmdefense_demo.benchmark.plan import UNDEFENDED
 from vlmdefense_demo.benchmark.rows import Row
 from vlmdefense_demo.benchmark.tasks import OWN
+from vlmdefense_demo.request import AWARE
 from vlmdefense_demo.survey import entry
 
 CAPTIONS = {
@@ -63,13 +64,17 @@ def _origin(rows: Sequence[Row], headers: Sequence[Header]) -> Iterator[str]:
     models = dict.fromkeys(_model(header) for header in headers)
     yield f"{n} pictures, seeds {seeds}; {'; '.join(models)}.\n"
     for plan in _distinct(header["plan"] for header in headers):
-        budget = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in plan["budget"].items())
-        yield f"The attacker who does not know a defence: {plan['attack']}; budget of those who do: {budget}.\n"
+        yield f"The attacker who does not know a defence: {plan['attack']}"
+        if set(plan["steps"]) & set(AWARE):
+            budget = (f"{name.replace('_', ' ')} {n}" for name, n in plan["budget"].items())
+            yield f"; budget of those who do: {', '.join(budget)}"
+        yield ".\n"
 
 
 def _distinct(plans: Iterator[Header]) -> Iterator[Header]:
-    """One of each attack and budget."""
-    seen = {str((plan["attack"], plan["attack_values"], plan["budget"])): plan for plan in plans}
+    """One of each attack and budget, of those that attacked."""
+    attacking = [plan for plan in plans if set(plan["steps"]) & {"transfer", *AWARE}]
+    seen = {str((p["attack"], p["attack_values"], p["budget"])): p for p in attacking}
     yield from seen.values()
 
 
