@@ -25,7 +25,7 @@ def eot_objective(target: LogitFn, goal: Goal, loss: Loss, draws: int) -> Object
     The gradient is taken draw by draw and handed on as the slope of a linear function, so that
     memory holds one draw at a time. The margin is the smallest of the draws: an image that passes in
     the mean of a few may owe it to luck. Where a step has fewer than `CONFIRMED`, the draws of the
-    steps before it count, too, so that what one start is ascended with is not for another.
+    steps before it count, too, so every ascent needs an objective of its own.
     """
     recent: deque[Tensor] = deque(maxlen=math.ceil(CONFIRMED / draws))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from vlmdefense_demo.benchmark.rows import Row
 from vlmdefense_demo.benchmark.statistics import mcnemar, separable
-from vlmdefense_demo.benchmark.tables import Cell, columns, lines, title, worlds
+from vlmdefense_demo.benchmark.tables import Cell, Line, columns, lines, title, worlds
 from vlmdefense_demo.benchmark.tasks import OWN
 from vlmdefense_demo.benchmark.trial import BOUND
 from vlmdefense_demo.flags import FLAGS
@@ -69,9 +69,10 @@ def notes(rows: Sequence[Row]) -> Iterator[Remark]:
         yield remark("errors", name=name, n=n, error=error)
     yield from _flagged(rows)
     home = [row for row in rows if row["world"] == OWN]
+    settings = {line.title: line for line in lines(rows)}
     for cell in columns(home):
-        yield from _ties(home, cell)
-    if any(line.bounds for line in lines(rows)):
+        yield from _ties(home, cell, settings)
+    if any(line.bounds for line in settings.values()):
         yield remark("bound")
     far = [world for world in worlds(rows) if world != OWN]
     if far:
@@ -96,8 +97,11 @@ def _flagged(rows: Sequence[Row]) -> Iterator[Remark]:
                 yield remark("weak", name=line.title, left=kept, column=cell)
 
 
-def _ties(rows: Sequence[Row], cell: Cell) -> Iterator[Remark]:
-    """The best defence of a column that was attacked itself, and those that the pictures, in their first draw, do not separate."""
+def _ties(rows: Sequence[Row], cell: Cell, settings: Mapping[str, Line]) -> Iterator[Remark]:
+    """The best of a column, and those that the pictures, in their first draw, do not separate from it.
+
+    Bounds are left out.
+    """
     outcomes: dict[str, dict[str, bool]] = defaultdict(dict)
     for row in rows:
         at = (row["step"], row["eps"]) == (cell.step, cell.eps)
@@ -111,10 +115,10 @@ def _ties(rows: Sequence[Row], cell: Cell) -> Iterator[Remark]:
     for name, found in outcomes.items():
         if name != best:
             (other if mcnemar(outcomes[best], found).differ else same).append(name)
-    settings: dict[str, list[str]] = defaultdict(list)
-    for line in lines(rows):
-        settings[line.name] += [line.title] * (line.title in outcomes and line.title != best)
-    same, other = (_together(names, settings) for names in (same, other))
+    siblings: dict[str, list[str]] = defaultdict(list)
+    for name in outcomes.keys() - {best}:
+        siblings[settings[name].name].append(name)
+    same, other = (_together(names, siblings) for names in (same, other))
     if len(same) <= max(FEW, len(other)):
         if same:
             yield remark("tied", column=cell, best=best, others=same)
@@ -124,7 +128,7 @@ def _ties(rows: Sequence[Row], cell: Cell) -> Iterator[Remark]:
         yield remark("alike", column=cell, best=best)
 
 
-def _together(titles: Sequence[str], settings: Mapping[str, Sequence[str]]) -> list[str]:
+def _together(titles: Sequence[str], siblings: Mapping[str, Sequence[str]]) -> list[str]:
     """The same titles, where all settings of a defence are among them only its name."""
-    whole = {t: name for name, some in settings.items() if set(some) <= set(titles) for t in some}
+    whole = {t: name for name, some in siblings.items() if set(some) <= set(titles) for t in some}
     return list(dict.fromkeys(whole.get(t, t) for t in titles))

@@ -73,6 +73,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         self.method: Defender = self.setting.build()
+        self.kin = self.lead.kin
 
     def steps(self) -> Iterator[tuple[Step, float, Found]]:
         """Every step of the plan, in the order an attacker climbs.
@@ -112,8 +113,8 @@ class Trial:
         One picture at a time: each is left as soon as it has fallen. What kin took is not counted.
         """
         scene, known = self.scene, [image for radius, image in self.broken[i] if radius <= eps]
-        if rung == "adaptive" and self.lead.kin:
-            transferred, _ = scene.adaptive(self.lead.kin, eps, i, transferred)
+        if rung == "adaptive" and self.kin:
+            transferred, _ = scene.adaptive(self.kin, eps, i, transferred)
             known.append(transferred)
         with scene.clf.meter.stage() as asked:
             fell = not all(self._holds(image, i) for image in known)
