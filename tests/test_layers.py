@@ -29,6 +29,7 @@ LAYERS = (
         "calibration",
         "export",
         "figures",
+        "mirror",
         "published",
         "repeat",
         "report",

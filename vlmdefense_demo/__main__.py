@@ -1,5 +1,5 @@
-"""The command line: python -m vlmdefense_demo {compare, benchmark, trial, calibrate, methods, speed,
-stories, train}.
+"""The command line: python -m vlmdefense_demo {compare, benchmark, trial, calibrate, mirror, methods,
+speed, stories, train}.
 
 eps is in /255.
 """
@@ -44,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vlmdefense_demo", description=__doc__)
     parser.add_argument("--log-level", default="WARNING", choices=("DEBUG", "INFO", "WARNING"))
     some = parser.add_subparsers(required=True)
-    for add in (_compare, _benchmark, _trial, _calibrate, _methods, _speed, _stories, _train):
+    for add in (
+        _compare, _benchmark, _trial, _calibrate, _mirror, _methods, _speed, _stories, _train,
+    ):  # fmt: skip
         add(some)
     return parser
 
@@ -171,6 +173,17 @@ def _calibrate(some: Parsers) -> None:
     it.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     it.add_argument("--file", type=Path, help="JSON; default: the one the page reads")
     it.set_defaults(command=commands.calibrate)
+
+
+def _mirror(some: Parsers) -> None:
+    mirror = some.add_parser("mirror", help="what CLIPure-Cos makes of attacked pictures")
+    mirror.add_argument("--images", required=True, help="folder, csv, tar, zip, or “bundled”")
+    mirror.add_argument("--photos", type=int, help="drawn at random; default: all")
+    mirror.add_argument("--labels", type=int, default=10, help="answers to choose from")
+    mirror.add_argument("--eps", default="1,2,4", help="radii in /255")
+    mirror.add_argument("--model", default="pocket", help="catalog name or local-dir:PATH")
+    mirror.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    mirror.set_defaults(command=commands.mirror)
 
 
 def _methods(some: Parsers) -> None:

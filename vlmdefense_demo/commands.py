@@ -172,6 +172,24 @@ def calibrate(args: argparse.Namespace) -> int:
     return 0
 
 
+def mirror(args: argparse.Namespace) -> int:
+    """What CLIPure-Cos makes of attacked pictures."""
+    from vlmdefense_demo.benchmark.command import numbers
+    from vlmdefense_demo.benchmark.sources import read_source
+    from vlmdefense_demo.benchmark.tasks import tasks
+    from vlmdefense_demo.mirror import table
+    from vlmdefense_demo.models.catalog import load_model
+
+    source = read_source(args.images)
+    for key, why in source.skipped.items():
+        _echo(f"skipped {key}: {why}\n")
+    asked = tasks(source.pictures, args.photos, args.labels)
+    eps = numbers("--eps", args.eps, float)
+    for line in table(load_model(args.model, args.device), asked, eps):
+        _echo(f"{line}\n")
+    return 0
+
+
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in text.split(",") if item.strip())
 

@@ -43,8 +43,9 @@ class CLIPureCos(Defender):
     of u and t, so it can only add a multiple of t, the same for every class of every image: a prior.
     With s = 30 a step turns by 88 degrees. A feature that is nearer to t overshoots, the next step
     turns back, and after an even number of steps, as published, it is where it started; one that is
-    further away ends as its own mirror image. As coded the direction is a constant to an attacker's gradient, and each step leaves about one
-    part in s of it: no gradient arrives, though nothing was purified.
+    further away ends as its own mirror image. As coded the direction is a constant to an attacker's
+    gradient, and each step leaves about one part in s of it: no gradient arrives, though nothing was
+    purified.
     """
 
     steps: Annotated[int, Range(0, 12, 1), "0 leaves the feature alone"] = 10
@@ -76,13 +77,18 @@ class CLIPureCos(Defender):
         self, clf: ZeroShotClassifier, pair: Images, right: int, *, run: Run
     ) -> tuple[Note, ...]:
         """How much of the undefended model's gradient reaches the attacked picture, three ways."""
-        plain = _slope(clf, pair[1:], right)
-        shares = []
-        for mode in MODES:
-            method = replace(self, gradient=mode)
-            slope = _slope(partial(_logits, method, clf, run), pair[1:], right)
-            shares.append(f"{mode} {float(slope.norm() / plain.norm().clamp_min(1e-30)):.1g}")
-        return (Note("gradient at the picture, over the undefended model's", " · ".join(shares)),)
+        shares = self.gradient_shares(clf, pair[1:], right, run=run)
+        text = " · ".join(f"{mode} {share:.1g}" for mode, share in zip(MODES, shares, strict=True))
+        return (Note("gradient at the picture, over the undefended model's", text),)
+
+    def gradient_shares(
+        self, clf: ZeroShotClassifier, x: Images, right: int, *, run: Run
+    ) -> tuple[float, ...]:
+        """(1, 3, H, W) -> the gradient's norm over the undefended model's, in each of `MODES`."""
+        plain = _slope(clf, x, right).norm().clamp_min(1e-30)
+        methods = (replace(self, gradient=mode) for mode in MODES)
+        slopes = (_slope(partial(_logits, method, clf, run), x, right) for method in methods)
+        return tuple(float(slope.norm() / plain) for slope in slopes)
 
     def _turned(self, u: Features, blank: Features) -> tuple[Features, Tensor]:
         """(B, D) -> the features after the steps, and (steps + 1, B) cosines with the blank."""
