@@ -1,9 +1,10 @@
 """Per-sample losses an attacker ascends, at the model's own logit scale.
 
-Each takes (logits, labels, allies): `allies` (B, K) bool marks the labels that count as the same answer
-as `labels`; None, the usual case, says that each counts alone, in fewer operations. All return (B,), larger = further from `labels`. Cross-entropy is scale dependent, so
-attacks use the model's true scale (CE on bare cosines is a weak attack); DLR is shift and scale
-invariant and needs three labels.
+Each takes (logits, labels, allies): `allies` (B, K) bool marks the labels that count as the same
+answer as `labels`; None, the usual case, says that each counts alone, in fewer operations. All return
+(B,), larger = further from `labels`. Cross-entropy is scale dependent, so attacks use the model's
+true scale (CE on bare cosines is a weak attack); DLR is shift and scale invariant and needs three
+labels.
 """
 
 from __future__ import annotations

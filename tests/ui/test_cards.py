@@ -11,7 +11,7 @@ import pytest
 
 from tests.ui import stories
 from vlmdefense_demo.types import Cost, Note
-from vlmdefense_demo.ui import cards, handlers
+from vlmdefense_demo.ui import cards, handlers, headline
 
 METHODS = ("fare", "rtpt", "ttc")
 
@@ -47,7 +47,7 @@ def everything(labels: tuple[str, ...]) -> dict[str, str]:
     hostile = (Note(labels[0], labels[1]),)
     return {
         "undefended": cards.undefended(first, order),
-        "verdict": cards.verdict(first, labels[2]),
+        "verdict": headline.verdict(first, labels[2]),
         "defence": cards.defence(stories.defended("fare", labels, notes=hostile), order),
         "error": cards.defence(stories.defended("fare", labels, error=labels[0]), order),
         "device": cards.defence(stories.defended("ttc", labels), order),
@@ -146,7 +146,7 @@ def test_undefended_waits_until_the_attack_is_measured():
     order = cards.class_order(card)
     assert "attacking …" in cards.undefended(card, order)
     assert "stopped" in cards.undefended(card, order, "stopped")
-    assert plain(cards.verdict(card, "")) == "cat 70 % → …"
+    assert plain(headline.verdict(card, "")) == "cat 70 % → …"
 
 
 def test_error_card_shows_the_sentence_and_neither_answer_nor_cost():
@@ -193,7 +193,7 @@ def test_every_flag_of_a_card_is_explained():
     ],
 )  # fmt: skip
 def test_percent_never_rounds_to_nothing_or_everything(p, words):
-    assert unescape(cards._percent(p)) == words.replace(" ", "\N{NO-BREAK SPACE}")
+    assert unescape(cards.per_cent(p)) == words.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 @pytest.mark.parametrize(
@@ -204,11 +204,11 @@ def test_percent_never_rounds_to_nothing_or_everything(p, words):
     ],
 )  # fmt: skip
 def test_seconds_change_unit_without_a_gap(seconds, words):
-    assert unescape(cards._seconds(seconds)) == words
+    assert unescape(cards.duration(seconds)) == words
 
 
 def test_verdict_states_facts_of_the_file():
-    text = plain(cards.verdict(stories.undefended(), "precomputed"))
+    text = plain(headline.verdict(stories.undefended(), "precomputed"))
     assert text.startswith("precomputed cat 70 % → lion 65 %")
     for fact in (
         "Attack PGD, 3 of 10 steps", "Result succeeded", "Right answer cat (model's own answer)",
@@ -224,7 +224,7 @@ def test_verdict_of_a_failed_attack_says_failed_and_stays():
         attacked=stories.prediction(labels, 0.6, 0.2, 0.1, 0.1),
         attack=stories.attack(success=False, psnr=None, linf=0.0),
     )
-    html = cards.verdict(card, "")
+    html = headline.verdict(card, "")
     assert 'class="stays"' in html
     assert "Result failed" in plain(html)
     assert "identical" in plain(html)

@@ -7,7 +7,6 @@ Bands and bars are 95 % intervals. What nobody attacked is not drawn.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -27,6 +26,7 @@ WIDTH, ROW, DPI = 7.2, 0.26, 150  # inches
 BAR, PANEL = 0.36, 1.55
 CROWD = 8  # lines of one panel
 ACROSS, ABREAST = 4, 5  # panels and numbers beside each other
+NEAR = 0.03  # of the dots' extent: those closer share a label
 GREY = "0.55"
 RADIUS = "radius, levels of 255"
 CLEAN = Cell("clean", 0.0)
@@ -134,7 +134,6 @@ def trade(found: Sequence[Line], cells: Sequence[Cell]) -> Figure | None:
         return None
     figure = Figure((WIDTH, 4.2 + ROW * len(shown) / 3), layout="constrained")
     axes = figure.add_subplot()
-    places: dict[tuple[float, float], list[str]] = defaultdict(list)
     for number, line in enumerate(shown, 1):
         x, y = line.rates[CLEAN], line.rates[attacked]
         colour, marker = _look(line)
@@ -142,8 +141,9 @@ def trade(found: Sequence[Line], cells: Sequence[Cell]) -> Figure | None:
             x.value, y.value, xerr=_bar(x), yerr=_bar(y), fmt=marker, color=colour, markersize=7,
             elinewidth=0.8, alpha=0.9, label=f"{number}  {line.title}",
         )  # fmt: skip
-        places[x.value, y.value].append(str(number))
-    for place, numbers in places.items():
+    for place, numbers in _neighbours(
+        [(line.rates[CLEAN].value, line.rates[attacked].value) for line in shown]
+    ).items():
         rows = (numbers[i : i + ABREAST] for i in range(0, len(numbers), ABREAST))
         words = "\n".join(", ".join(row) for row in rows)
         axes.annotate(words, place, (6, 5), textcoords="offset points", fontsize=8)
@@ -151,6 +151,20 @@ def trade(found: Sequence[Line], cells: Sequence[Cell]) -> Figure | None:
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     _tidy(axes)
     return figure
+
+
+def _neighbours(dots: Sequence[tuple[float, float]]) -> dict[tuple[float, float], list[str]]:
+    """The first of the dots that lie together -> their numbers, which would be written on each other."""
+    reach = [NEAR * (max(values) - min(values)) for values in zip(*dots, strict=True)]
+    found: dict[tuple[float, float], list[str]] = {}
+    for number, dot in enumerate(dots, 1):
+        near = (
+            place
+            for place in found
+            if all(abs(a - b) <= r for a, b, r in zip(place, dot, reach, strict=True))
+        )
+        found.setdefault(next(near, dot), []).append(str(number))
+    return found
 
 
 def latency(found: Sequence[Line], cells: Sequence[Cell]) -> Figure | None:

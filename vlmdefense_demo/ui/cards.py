@@ -16,7 +16,6 @@ from html import escape
 from vlmdefense_demo.stories.facts import percent
 from vlmdefense_demo.survey import entry
 from vlmdefense_demo.types import (
-    AttackReport,
     Card,
     Cost,
     Paradigm,
@@ -78,7 +77,7 @@ def defence(card: Card, order: Sequence[str], words: Words = ENGLISH) -> str:
             + _aware(card, order, words)
             + _ladder(card, words)
             + cost_line(card.cost, card.slowdown, escape(card.device), words)
-            + _warnings(card.flags, words, row.flags)
+            + warnings(card.flags, words, row.flags)
             + more(card, words)
         )
         chip = _chip(card, words)
@@ -138,69 +137,6 @@ def paradigm_head(paradigm: Paradigm, words: Words = ENGLISH) -> str:
     )
 
 
-def verdict(card: Card, badge: str, words: Words = ENGLISH) -> str:
-    """The headline and the facts of the delivered file."""
-    report = card.attack
-    if card.clean is None:
-        return ""
-    first = f"{escape(card.clean.label)} {_percent(card.clean.prob)}"
-    if report is None or card.attacked is None:
-        return f'<section class="verdict result"><h2>{first} → …</h2></section>'
-    kind = "to" if card.attacked.label != card.clean.label else "stays"
-    second = f"{escape(card.attacked.label)} {_percent(card.attacked.prob)}"
-    facts = "".join(
-        f"<dt>{words(f'verdict.{k}')}</dt><dd>{v}</dd>" for k, v in _facts(card, report, words)
-    )
-    note = f'<span class="badge">{escape(_badge(badge, words))}</span>' if badge else ""
-    return (
-        f'<section class="verdict result">{note}<h2>{first} →'
-        f'<span class="{kind}">{second}</span></h2><dl>{facts}</dl>{_warnings(card.flags, words)}</section>'
-    )
-
-
-def _badge(badge: str, words: Words) -> str:
-    """What a shipped result says of itself; only its first word is one of the page."""
-    first, dot, rest = badge.partition(" · ")
-    return f"{words('verdict.precomputed') if first == 'precomputed' else first}{dot}{rest}"
-
-
-def _facts(card: Card, report: AttackReport, words: Words) -> list[tuple[str, str]]:
-    """(key of what it is, its value in HTML)."""
-    psnr = words("verdict.identical") if report.psnr is None else f"{report.psnr:.1f} dB"
-    cost, seconds = report.cost, _seconds(report.cost.seconds)
-    reference = words("verdict.own" if card.pseudo else "verdict.yours")
-    passes = words("verdict.verify", forward=cost.image_forward - 1, backward=cost.image_backward)
-    return [
-        ("attack", f"{entry(report.method).title}, {_used(report, words)}"),
-        ("result", words(f"verdict.{_result(card, report)}")),
-        ("right", f"{escape(card.reference)} ({reference})"),
-        ("linf", f"{report.linf:g} / 255"),
-        ("l2", f"{report.l2:.2f}"),
-        ("changed", _percent(report.changed)),
-        ("quality", f"{psnr} · {report.ssim:.2f}"),
-        ("passes", passes),
-        ("time", words("verdict.on", time=seconds, device=escape(card.device))),
-    ]
-
-
-def _result(card: Card, report: AttackReport) -> str:
-    if card.verdict == "wrong_clean" and not report.targeted:
-        return "before"
-    return "succeeded" if report.success else "failed"
-
-
-def _used(report: AttackReport, words: Words) -> str:
-    """Gradient steps spent, of those allowed where the method has a number of them."""
-    used, allowed = report.steps_used or 0, report.params.get("steps", 1)
-    if not used:
-        return words("verdict.no_gradient")
-    if used == 1 == allowed:
-        return words("verdict.one_step")
-    if used <= allowed:
-        return words("verdict.steps", used=used, allowed=allowed)
-    return words("verdict.gradient_steps", used=used)
-
-
 def header(method: str, chip: str) -> str:
     """Title, paper and a chip."""
     row = entry(method)
@@ -247,7 +183,7 @@ def _answer(
     return (
         f'<div class="vd-row"><span class="what">{what}</span><div>'
         f'<div class="answer"><b>{escape(prediction.label)}</b>'
-        f'<span class="num">{symbol} {_percent(prediction.prob)}</span></div>'
+        f'<span class="num">{symbol} {per_cent(prediction.prob)}</span></div>'
         f'<div class="bar" role="img" aria-label="{escape(f"{what}: {spoken}")}">{bar}</div>'
         f"</div></div>"
     )
@@ -274,7 +210,7 @@ def _story(rung: Rung, words: Words) -> str:
     link = f' <a download="{rung.name}.png" href="data:image/png;base64,{file}">PNG</a>'
     return (
         f'<p class="story">{start} <b>{name}</b>: {words.english(rung.how)}. {passes(rung.cost, words)}, '
-        f"{_seconds(rung.cost.seconds)}{drawn}.{link if rung.png else ''}</p>"
+        f"{duration(rung.cost.seconds)}{drawn}.{link if rung.png else ''}</p>"
     )
 
 
@@ -293,7 +229,7 @@ def _ladder(card: Card, words: Words) -> str:
     return f'<div class="ladder">{"".join(rungs)}</div>'
 
 
-def _warnings(flags: Sequence[str], words: Words, always: Sequence[str] = ()) -> str:
+def warnings(flags: Sequence[str], words: Words, always: Sequence[str] = ()) -> str:
     """What was found on this picture; each word opens its paragraph."""
     found = "".join(
         f'<details class="flag"><summary>⚑ {words(f"flag.{f}")}</summary>'
@@ -311,7 +247,7 @@ def cost_line(
     if cost is None:
         return ""
     ratio = f"×{slowdown:.1f} · " if slowdown else ""
-    return f'<div class="cost"><b>{_seconds(cost.seconds)}</b>{ratio}{passes(cost, words)} · {device}</div>'
+    return f'<div class="cost"><b>{duration(cost.seconds)}</b>{ratio}{passes(cost, words)} · {device}</div>'
 
 
 def passes(cost: Cost, words: Words) -> str:
@@ -329,12 +265,13 @@ def _legend(order: Sequence[str], words: Words) -> str:
     return f'<p class="legend result">{spans}</p>'
 
 
-def _percent(p: float) -> str:
+def per_cent(p: float) -> str:
     """In HTML."""
     return escape(percent(p))
 
 
-def _seconds(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In HTML."""
     if seconds < 0.0005:
         return "&lt; 1 ms"
     return f"{1000 * seconds:.0f} ms" if seconds < 0.9995 else f"{seconds:.2f} s"

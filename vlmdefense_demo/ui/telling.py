@@ -7,6 +7,7 @@ from html import escape
 
 from vlmdefense_demo.types import Card
 from vlmdefense_demo.ui import cards as html
+from vlmdefense_demo.ui import headline
 from vlmdefense_demo.ui.words import Said, said
 
 
@@ -33,7 +34,7 @@ def undefended(card: Card, order: Sequence[str], waiting: str = "attacking") -> 
 
 def verdict(card: Card, badge: str = "") -> Said:
     """The headline and the facts of the file."""
-    return said(lambda words: html.verdict(card, badge, words))
+    return said(lambda words: headline.verdict(card, badge, words))
 
 
 def placeholder(method: str, state: str, hint: str = "") -> Said:
