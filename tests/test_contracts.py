@@ -12,6 +12,7 @@ import torch
 
 from tests import tiny
 from tests.cases import TOWERS, case, turned
+from vlmdefense_demo.defenses.base import Defender
 from vlmdefense_demo.engine import compare
 from vlmdefense_demo.errors import Cancelled, MethodFailed
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
@@ -20,7 +21,7 @@ from vlmdefense_demo.request import Request
 from vlmdefense_demo.run import Meter
 from vlmdefense_demo.spec import fields
 from vlmdefense_demo.survey import methods
-from vlmdefense_demo.types import Goal
+from vlmdefense_demo.types import DefenseResult, Goal
 
 ATTACKS, DEFENSES = list(methods("attack").values()), list(methods("defense").values())
 FIELDS = [
@@ -373,3 +374,12 @@ def test_every_parameter_changes_the_output_or_the_cost(entry, f, target, clf):
 
     (one, cost_one), (two, cost_two) = map(outcome, case(entry.id).matter.get(f.name, default))
     assert cost_one != cost_two or not torch.equal(one, two)
+
+
+def test_a_defence_that_does_not_say_what_it_costs_cannot_be_made():
+    class Free(Defender):
+        def __call__(self, clf, x, *, run):
+            return DefenseResult(clf(x))
+
+    with pytest.raises(TypeError, match="expected_cost"):
+        Free()

@@ -15,7 +15,7 @@ from vlmdefense_demo.geometry import Ball
 from vlmdefense_demo.ladder import BATCH, INTERACTIVE, Budget, Opponent, fresh_answers
 from vlmdefense_demo.request import AWARE, Aim, Request
 from vlmdefense_demo.survey import methods
-from vlmdefense_demo.types import DefenseResult, Goal
+from vlmdefense_demo.types import Cost, DefenseResult, Goal
 
 EPS = 8 / 255
 PICTURE = tiny.images(seed=25)  # every tiny defence answers it rightly
@@ -32,6 +32,9 @@ class Bare(Defender):
 
     def __call__(self, clf, x, *, run):
         return DefenseResult(clf(x))
+
+    def expected_cost(self, n_labels):
+        return Cost(image_forward=1)
 
 
 @dataclass(frozen=True)

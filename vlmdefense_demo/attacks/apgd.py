@@ -9,6 +9,7 @@ backward pass after the last step.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -202,9 +203,9 @@ class AutoPGD(Attacker):
         """The margin at which an image is finished."""
         return PAST_BOUNDARY if self.stop_early else torch.inf
 
+    @abstractmethod
     def losses(self, target: LogitFn, x: Images, goal: Goal) -> Iterator[Try]:
         """What to ascend, one after the other, each from its own random start."""
-        raise NotImplementedError
 
     def __call__(self, target: LogitFn, x: Images, goal: Goal, *, run: Run) -> Images:
         """(B, 3, H, W) -> adversarial images of the same shape, inside the ball."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar, Literal
 
 from vlmdefense_demo.errors import InvalidParameter
@@ -18,7 +19,7 @@ StepSize = Annotated[
 ]
 
 
-class Attacker(Parameters):
+class Attacker(Parameters, ABC):
     """An attack: `__call__(target, x, goal, *, run) -> images`.
 
     Class attributes:
@@ -30,9 +31,9 @@ class Attacker(Parameters):
     interactive: ClassVar[bool] = True
     eps: float
 
+    @abstractmethod
     def __call__(self, target: LogitFn, x: Images, goal: Goal, *, run: Run) -> Images:
         """(B, 3, H, W) on the 8-bit grid -> the best images found, same shape."""
-        raise NotImplementedError
 
     @property
     def ball(self) -> Ball:

@@ -6,6 +6,7 @@ Differs from the benchmark: they are held within the attack's ball, and the nois
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -65,9 +66,9 @@ class _Filter(Attacker):
         out = self.filtered(x)
         return project_linf(out, x, self.eps) if self.same_budget else out
 
+    @abstractmethod
     def filtered(self, x: Images) -> Images:
         """The filter at full strength."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

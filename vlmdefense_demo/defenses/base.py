@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from itertools import count
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from vlmdefense_demo.spec import Parameters
 from vlmdefense_demo.types import Adaptive, Cost, DefenseResult, Images, LogitFn, Logits, Note
 
 
-class Defender(Parameters):
+class Defender(Parameters, ABC):
     """A defence: `__call__(clf, x, *, run) -> DefenseResult`.
 
     Class attributes:
@@ -31,9 +32,9 @@ class Defender(Parameters):
     kin: ClassVar[str] = ""
     leads: ClassVar[bool] = False
 
+    @abstractmethod
     def __call__(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> DefenseResult:
         """(B, 3, H, W) -> logits under the defence, in the ambient grad mode."""
-        raise NotImplementedError
 
     def model(self, clf: ZeroShotClassifier) -> ZeroShotClassifier:
         """The classifier a second defence works on; the same one unless a tower is swapped."""
@@ -43,9 +44,9 @@ class Defender(Parameters):
         """(B, 3, H, W) what a second defence sees, with the slope an attacker gets; x unless filtered."""
         return x
 
+    @abstractmethod
     def expected_cost(self, n_labels: int) -> Cost:
         """Passes per image."""
-        raise NotImplementedError
 
     def exhibit(
         self, clf: ZeroShotClassifier, pair: Images, right: int, *, run: Run

@@ -7,6 +7,7 @@ differently.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -88,12 +89,12 @@ class MultiView(Defender):
             notes=tuple((*b.notes, votes(clf, b)) for b in ballots),
         )
 
+    @abstractmethod
     def draw(self, clf: ZeroShotClassifier, x: Images, run: Run) -> Images:
         """(B, 3, H, W) -> (B * n, 3, H, W), the n pictures of an image next to each other.
 
         The first `views` of them are the views, the first of all the image itself.
         """
-        raise NotImplementedError
 
     def look(self, clf: ZeroShotClassifier, pictures: Images, batch: int) -> Tensor:
         """(B * n, 3, H, W) -> (B, n, D) unit-norm features, each picture encoded once."""

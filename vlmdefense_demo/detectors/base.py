@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,7 +32,7 @@ class DetectorResult:
     notes: tuple[tuple[Note, ...], ...]
 
 
-class Detector(Parameters):
+class Detector(Parameters, ABC):
     """A detector: `__call__(clf, x, *, run) -> DetectorResult`.
 
     Class attributes:
@@ -70,9 +71,9 @@ class Detector(Parameters):
         """
         return self.combined(self.parts(clf, x, run=run))
 
+    @abstractmethod
     def parts(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> Tensor:
         """(P, B) what is measured, in the ambient grad mode."""
-        raise NotImplementedError
 
     def combined(self, parts: Tensor) -> Tensor:
         """(P, B) -> (B,) the score; the only part unless there are several."""
@@ -82,9 +83,9 @@ class Detector(Parameters):
         """The measured parts of one image, for people."""
         return ()
 
+    @abstractmethod
     def expected_cost(self, n_labels: int) -> Cost:
         """Passes per image."""
-        raise NotImplementedError
 
     def exhibit(self, clf: ZeroShotClassifier, pair: Images, *, run: Run) -> tuple[Note, ...]:
         """Curves for the panel, made after the score and not part of its cost.

@@ -7,6 +7,7 @@ codes of R-TPT, A-TPT and SS-TPT attack with such a stale prompt).
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -64,6 +65,7 @@ class PromptTuner(Crops):
         """Indices of the views to tune on: the tenth that is most confident, at least two."""
         return confident(clf.logits(f[: self.views]))
 
+    @abstractmethod
     def objective(
         self, clf: ZeroShotClassifier, tuned: ZeroShotClassifier, f: Features, chosen: Tensor
     ) -> Tensor:
@@ -75,7 +77,6 @@ class PromptTuner(Crops):
             f: (n, D) constant features of one image's pictures.
             chosen: indices of the views to tune on.
         """
-        raise NotImplementedError
 
     def vote(self, clf: ZeroShotClassifier, f: Features, state: Tuned) -> Ballot:
         """The image itself answers, against the tuned prompt."""

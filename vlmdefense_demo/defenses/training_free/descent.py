@@ -7,6 +7,7 @@ answer gives way first. Each assumes an attacker who ignores it.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
@@ -51,13 +52,13 @@ class Descent(Defender):
         """(B, 3, H, W) the change before the first step."""
         return torch.zeros_like(x)
 
+    @abstractmethod
     def energy(self, logits: Logits, guess: Labels) -> Tensor:
         """(B, K), (B,) the first answer -> (B,) what is lowered."""
-        raise NotImplementedError
 
+    @abstractmethod
     def move(self, delta: Tensor, gradient: Tensor) -> Tensor:
         """(B, 3, H, W) the next change of the pixels."""
-        raise NotImplementedError
 
     def __call__(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> DefenseResult:
         """(B, 3, H, W) -> logits of the changed pictures; the change is a constant to a gradient."""

@@ -7,6 +7,7 @@ targeted attack, or one that knows the defence, is another matter.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -36,9 +37,9 @@ BITS, QUALITIES, NOISES, NOISE, KERNEL, SIGMA = 3, (50, 60, 75), 6, 0.1, 5, 1.1
 class Geodesic(MultiView):
     """Along the great circle from the feature to its views' mean direction; a subclass says how far."""
 
+    @abstractmethod
     def reach(self, x: Tensor, views: Features) -> Tensor:
         """(D,) the picture's feature, (V - 1, D) its views' -> () beta: 0 is the picture, 1 the mean."""
-        raise NotImplementedError
 
     def vote(self, clf: ZeroShotClassifier, f: Features, state: Any) -> Ballot:
         """The moved feature answers."""

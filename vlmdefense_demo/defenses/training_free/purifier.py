@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar
 
 from PIL import Image
@@ -30,9 +31,9 @@ class Purifier(Defender):
     leads: ClassVar[bool] = True
     recipe: ClassVar[str] = PAST
 
+    @abstractmethod
     def purify(self, x: Images, run: Run) -> Images:
         """(B, 3, H, W) -> the filtered pictures; at strength 0 the very same tensor."""
-        raise NotImplementedError
 
     def __call__(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> DefenseResult:
         """(B, 3, H, W) -> logits of the filtered pictures."""
