@@ -26,7 +26,7 @@ WIDTH, ROW, DPI = 7.2, 0.26, 150  # inches
 BAR, PANEL = 0.36, 1.55
 CROWD = 8  # lines of one panel
 ACROSS, ABREAST = 4, 5  # panels and numbers beside each other
-NEAR = 0.03  # of the dots' extent: those closer share a label
+NEAR = (0.1, 0.04)  # of the dots' extent, across and up: those closer share a label
 GREY = "0.55"
 RADIUS = "radius, levels of 255"
 CLEAN = Cell("clean", 0.0)
@@ -154,17 +154,29 @@ def trade(found: Sequence[Line], cells: Sequence[Cell]) -> Figure | None:
 
 
 def _neighbours(dots: Sequence[tuple[float, float]]) -> dict[tuple[float, float], list[str]]:
-    """The first of the dots that lie together -> their numbers, which would be written on each other."""
-    reach = [NEAR * (max(values) - min(values)) for values in zip(*dots, strict=True)]
-    found: dict[tuple[float, float], list[str]] = {}
-    for number, dot in enumerate(dots, 1):
-        near = (
-            place
-            for place in found
-            if all(abs(a - b) <= r for a, b, r in zip(place, dot, reach, strict=True))
-        )
-        found.setdefault(next(near, dot), []).append(str(number))
-    return found
+    """The rightmost of the dots that lie together -> their numbers, from left to right.
+
+    Written beside their own dots, the numbers would lie on each other.
+    """
+    reach = [
+        share * (max(values) - min(values))
+        for share, values in zip(NEAR, zip(*dots, strict=True), strict=True)
+    ]
+    groups: list[list[int]] = []
+    for i in sorted(range(len(dots)), key=dots.__getitem__):
+        near = [
+            group
+            for group in groups
+            if any(_within(dots[i], dots[other], reach) for other in group)
+        ]
+        groups = [group for group in groups if group not in near]
+        joined = [other for group in near for other in group]
+        groups.append([*sorted(joined, key=dots.__getitem__), i])
+    return {dots[group[-1]]: [str(i + 1) for i in group] for group in groups}
+
+
+def _within(a: Sequence[float], b: Sequence[float], reach: Sequence[float]) -> bool:
+    return all(abs(one - other) <= r for one, other, r in zip(a, b, reach, strict=True))
 
 
 def latency(found: Sequence[Line], cells: Sequence[Cell]) -> Figure | None:
