@@ -16,7 +16,8 @@ from vlmdefense_demo.survey import entry
 
 CAPTIONS = {
     "curves": "Accuracy over the radius, by attacker.",
-    "trade": "Clean accuracy against what the hardest attacker leaves at the largest radius.",
+    "trade": "Clean accuracy against what the hardest attacker leaves at the largest radius; numbers of "
+    "dots that lie together are theirs from left to right.",
     "latency": "Median time of a single picture.",
     "price": "Time for one right answer against that attacker.",
 }
