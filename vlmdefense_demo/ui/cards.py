@@ -266,12 +266,12 @@ def _legend(order: Sequence[str], words: Words) -> str:
 
 
 def per_cent(p: float) -> str:
-    """In HTML."""
+    """A probability in the words of the stories, as HTML."""
     return escape(percent(p))
 
 
 def duration(seconds: float) -> str:
-    """In HTML."""
+    """Milliseconds below one second, as HTML."""
     if seconds < 0.0005:
         return "&lt; 1 ms"
     return f"{1000 * seconds:.0f} ms" if seconds < 0.9995 else f"{seconds:.2f} s"
