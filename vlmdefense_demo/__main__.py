@@ -116,10 +116,6 @@ def _benchmark(some: Parsers) -> None:
     bench.add_argument("--adaptive-steps", type=int, help="of the adaptive attacker")
     bench.add_argument("--draws", type=int, help="of a random defence, a step of that attacker")
     bench.add_argument("--queries", type=int, help="of the black-box attacker")
-    bench.add_argument(
-        "--attack-first", action="store_true",
-        help="of a defence's settings attack the first, and show the others what broke it",
-    )  # fmt: skip
     bench.add_argument("--seeds", default="0", help="of all draws, comma separated")
     bench.add_argument("--file", type=Path, help="JSONL; an existing one goes on")
     bench.add_argument("--shard", help="this process's share, e.g. 0/2; torchrun shares by itself")

@@ -10,7 +10,6 @@ from vlmdefense_demo.__main__ import main
 from vlmdefense_demo.benchmark import figures
 from vlmdefense_demo.benchmark.rows import Rows
 from vlmdefense_demo.benchmark.tables import columns, lines
-from vlmdefense_demo.benchmark.trial import BOUND
 from vlmdefense_demo.figures import LIGHT
 
 
@@ -60,18 +59,6 @@ def test_a_crowd_has_a_panel_a_defence_with_the_model_itself_in_each(rows):
     strengths = [line.get_alpha() for line in axes[2].get_lines()[1::2]]
     assert strengths == sorted(strengths)
     assert len(set(strengths)) == 7
-
-
-def test_what_nobody_attacked_is_not_drawn(rows):
-    bound = [r | {"flags": [BOUND]} if r["defense"] == "fare" and r["step"] == "adaptive" else r
-             for r in rows]  # fmt: skip
-    _, adaptive = drawn("curves", bound).axes
-    assert adaptive.get_lines()[1].get_ydata().tolist() == [0.9]
-    assert (
-        len(drawn("trade", bound).axes[0].containers)
-        == len(drawn("trade", rows).axes[0].containers) - 1
-    )
-    assert drawn("price", bound) is None
 
 
 def test_the_trade_is_clean_against_the_hardest_attacker(rows):

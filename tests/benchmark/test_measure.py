@@ -19,9 +19,9 @@ from vlmdefense_demo.benchmark.remember import Remembering
 from vlmdefense_demo.benchmark.rows import Rows, read_rows
 from vlmdefense_demo.benchmark.scene import Scene
 from vlmdefense_demo.benchmark.throughput import listening
-from vlmdefense_demo.benchmark.trial import BOUND
 from vlmdefense_demo.defenses.test_time.ensemble import ViewEnsemble
 from vlmdefense_demo.errors import InvalidParameter, UnknownMethod
+from vlmdefense_demo.ladder import Opponent
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.types import Cost
 
@@ -173,31 +173,35 @@ def test_what_broke_a_sibling_is_tried_first(plan, backbone, some_tasks, tmp_pat
         assert found[8, picture]["b"] == 0
 
 
-def test_only_the_first_setting_is_attacked_where_that_is_asked(
-    plan, backbone, some_tasks, tmp_path
+def test_settings_with_one_attacker_share_his_pictures(
+    plan, backbone, some_tasks, tmp_path, monkeypatch
 ):
-    found = {}
-    for name, first in (("first", True), ("each", False)):
-        asked = plan("bits:bits=7/1", eps=(8.0,), steps=("clean", "adaptive"), attack_first=first)
-        measure(asked, backbone, some_tasks, Rows(tmp_path / name))
-        found[name] = {(r["values"]["bits"], r["picture"]): r for r in read_rows(tmp_path / name)
-                       if r["eps"]}  # fmt: skip
-    assert found["first"].keys() == found["each"].keys()
-    assert any(row["b"] for (bits, _), row in found["each"].items() if bits == 1)
-    for (bits, picture), row in found["first"].items():
-        other = found["each"][bits, picture]
-        assert row["key"] != other["key"]
-        if bits == 7:
-            assert (row["standing"], row["f"], row["b"]) == (
-                other["standing"],
-                other["f"],
-                other["b"],
-            )
-        else:
-            assert row["flags"] == [BOUND]
-            assert row["b"] == 0
-            assert row["f"] <= 1
-            assert row["standing"] >= other["standing"]
+    made, own = [], Opponent.adaptive
+
+    def counted(self, x, warm=None):
+        """Who is asked for a picture, and at which radius."""
+        made.append((self.defense.views, self.ball.radius, self.run.ids))
+        return own(self, x, warm)
+
+    monkeypatch.setattr(Opponent, "adaptive", counted)
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    measure(plan("ensemble:views=8/12"), backbone, some_tasks, Rows(together))
+    assert {views for views, *_ in made} == {8}, "a step looks through eight views at most"
+    assert len(made) == len(set(made)), "one picture was made twice"
+    measure(plan("ensemble:views=12"), backbone, some_tasks, Rows(alone))
+    both, one = ({(r["picture"], r["step"], r["eps"]): r["standing"] for r in read_rows(file)
+                  if r["values"]["views"] == 12} for file in (together, alone))  # fmt: skip
+    fell = [cell for cell in one if cell[1] == "adaptive" and not one[cell]]
+    assert fell
+    assert all(not both[cell] for cell in fell), "what breaks it alone breaks it in company"
+
+
+def test_who_is_attacked_as_another_is_named_after_it():
+    [few, many, usual] = settings("rtpt:views=4/16,ttp")
+    assert (few.attacked, many.attacked) == (few, Setting("rtpt", {"views": 8}))
+    assert usual.attacked == Setting("ttp", {"views": 8})
+    [strong] = settings("bits:bits=3")
+    assert strong.attacked == strong
 
 
 def test_whose_attacker_was_asked_for_its_kin_has_the_same_rows(

@@ -15,7 +15,6 @@ from vlmdefense_demo.benchmark import page, tables
 from vlmdefense_demo.benchmark.notes import notes
 from vlmdefense_demo.benchmark.rows import SCHEMA, Rows, read_rows
 from vlmdefense_demo.benchmark.statistics import mcnemar, rate, separable
-from vlmdefense_demo.benchmark.trial import BOUND
 from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.survey import entry
 from vlmdefense_demo.training.report import wilson
@@ -130,25 +129,6 @@ def test_a_defence_whose_settings_are_all_alike_is_named_once():
     rows = [*many("ttc", 20, 20), *weak, *mixed, *alike]
     [text] = [n for n in notes(rows) if n.startswith("clean")]
     assert text == "clean: TTC cannot be separated from TPT · views 16, MTA"
-
-
-def test_what_nobody_attacked_is_no_more_than_a_bound():
-    asked = {"step": "adaptive", "eps": 4.0}
-    rows = [*many("ttc", 9, 10, **asked), *many("fare", 8, 10, **asked, flags=[BOUND])]
-    plain, bound = tables.markdown(rows).splitlines()[2:]
-    assert "≤" not in plain
-    assert "| ≤ 80.0 [" in bound
-    assert r"$\leq$ 80.0" in tables.latex(rows)
-    table = {
-        line["defence"]: line["bound"]
-        for line in csv.DictReader(io.StringIO(tables.csv_text(rows)))
-    }
-    assert table == {"TTC": "", "FARE": "≤"}
-    assert any(note.startswith("≤: not attacked itself") for note in notes(rows))
-    assert not any("separated from" in note for note in notes(rows)), (
-        "a bound is no rate to compare"
-    )
-    assert not any(note.startswith("≤") for note in notes(rows[:10]))
 
 
 def test_notes_count_flags_and_doubt_attacks_that_are_weak():

@@ -118,7 +118,6 @@ def plan_of(args: argparse.Namespace) -> Plan:
         steps=tuple(part.strip() for part in args.steps.split(",") if part.strip()),
         budget=replace(budget, **{k: v for k, v in changes.items() if v is not None}),
         seeds=tuple(numbers("--seeds", args.seeds, int)),
-        attack_first=args.attack_first,
     )
 
 

@@ -107,12 +107,7 @@ def _by_defence(found: Sequence[Line], cells: Sequence[Cell], steps: Sequence[st
 def _reached(line: Line, cells: Sequence[Cell], step: str) -> list[tuple[float, Rate]]:
     """Radius and rate of a line, from the clean picture to the largest ball of an attacker."""
     wanted = [cell for cell in cells if cell == CLEAN or cell.step == step]
-    return [(cell.eps, line.rates[cell]) for cell in wanted if _measured(line, cell)]
-
-
-def _measured(line: Line, cell: Cell | None) -> bool:
-    """Whether somebody attacked it there; a bound is no point of a curve."""
-    return cell in line.rates and cell not in line.bounds
+    return [(cell.eps, line.rates[cell]) for cell in wanted if cell in line.rates]
 
 
 def _points(reached: Sequence[tuple[float, Rate]]) -> tuple[list[float], list[float]]:
@@ -129,7 +124,7 @@ def _radii(axes: Axes, cells: Sequence[Cell]) -> None:
 def trade(found: Sequence[Line], cells: Sequence[Cell]) -> Figure | None:
     """Clean accuracy against what the hardest attacker leaves at the largest radius."""
     attacked = _hardest(cells)
-    shown = [line for line in found if CLEAN in line.rates and _measured(line, attacked)]
+    shown = [line for line in found if CLEAN in line.rates and attacked in line.rates]
     if attacked is None or not shown:
         return None
     figure = Figure((WIDTH, 4.2 + ROW * len(shown) / 3), layout="constrained")
@@ -196,7 +191,7 @@ def price(found: Sequence[Line], cells: Sequence[Cell]) -> Figure | None:
         for line in found
         if attacked is not None
         and line.ms
-        and _measured(line, attacked)
+        and attacked in line.rates
         and line.rates[attacked].value
     ]
     if attacked is None or not shown:

@@ -72,8 +72,7 @@ class Batch:
         self.scene.prepare()
         broken: Broken = defaultdict(list)
         for setting in group:
-            lead = group[0] if self.scene.plan.attack_first else setting
-            trial = Trial(self.scene, setting, broken, lead)
+            trial = Trial(self.scene, setting, broken)
             try:
                 for step, eps, found in trial.steps():
                     yield from self._rows(group, setting, step, eps, found)

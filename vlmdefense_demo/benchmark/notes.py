@@ -11,7 +11,6 @@ from vlmdefense_demo.benchmark.rows import Row
 from vlmdefense_demo.benchmark.statistics import mcnemar, separable
 from vlmdefense_demo.benchmark.tables import Cell, Line, columns, lines, title, worlds
 from vlmdefense_demo.benchmark.tasks import OWN
-from vlmdefense_demo.benchmark.trial import BOUND
 from vlmdefense_demo.flags import FLAGS
 from vlmdefense_demo.masking import CANARY_LEVELS
 
@@ -26,8 +25,6 @@ SENTENCES = {
     "tied": "{column}: {best} cannot be separated from {others}",
     "apart": "{column}: {best} can be separated from {others} and no more",
     "alike": "{column}: {best} cannot be separated from any other",
-    "bound": "≤: not attacked itself, but shown what broke the setting that was; an attack of its own "
-    "could only break more",
     "elsewhere": "elsewhere is {worlds}: all their pictures together, those of one picture as one",
     "separable": "on {n} pictures differences below {points} points cannot be separated",
 }
@@ -72,8 +69,6 @@ def notes(rows: Sequence[Row]) -> Iterator[Remark]:
     settings = {line.title: line for line in lines(rows)}
     for cell in columns(home):
         yield from _ties(home, cell, settings)
-    if any(line.bounds for line in settings.values()):
-        yield remark("bound")
     far = [world for world in worlds(rows) if world != OWN]
     if far:
         yield remark("elsewhere", worlds=far)
@@ -98,14 +93,11 @@ def _flagged(rows: Sequence[Row]) -> Iterator[Remark]:
 
 
 def _ties(rows: Sequence[Row], cell: Cell, settings: Mapping[str, Line]) -> Iterator[Remark]:
-    """The best of a column, and those that the pictures, in their first draw, do not separate from it.
-
-    Bounds are left out.
-    """
+    """The best of a column, and those that the pictures, in their first draw, do not separate from it."""
     outcomes: dict[str, dict[str, bool]] = defaultdict(dict)
     for row in rows:
         at = (row["step"], row["eps"]) == (cell.step, cell.eps)
-        if at and not row["error"] and BOUND not in row["flags"]:
+        if at and not row["error"]:
             outcomes[title(row)].setdefault(row["picture"], row["standing"])
     if len(outcomes) < 2:
         return

@@ -80,6 +80,13 @@ class Setting:
         )
 
     @property
+    def attacked(self) -> Setting:
+        """The setting the adaptive attacker runs, itself or a cheaper one that siblings may share."""
+        method = self.build()
+        own, run = shown(method), shown(method.attacked())
+        return Setting(self.id, self.values | {k: v for k, v in run.items() if v != own[k]})
+
+    @property
     def name(self) -> str:
         """ "rtpt:views=8": how it is asked for, and what the table calls it."""
         return ":".join([self.id, *(f"{k}={v}" for k, v in sorted(self.values.items()))])
@@ -123,8 +130,6 @@ class Plan:
             "latency", the time of a single picture, and "gradient", the checks of masking.py.
         budget: of those attackers.
         seeds: of all draws; several make several rows a picture.
-        attack_first: of several settings of a defence only the first is attacked by who knows it; the
-            others are shown what broke it, which is cheap and no more than a bound from above.
     """
 
     defenses: tuple[Setting, ...]
@@ -135,7 +140,6 @@ class Plan:
     budget: Budget = INTERACTIVE
     seeds: tuple[int, ...] = (0,)
     template: str = DEFAULT_TEMPLATE
-    attack_first: bool = False
 
     def __post_init__(self) -> None:
         unknown = set(self.steps) - set(STEPS)
@@ -202,13 +206,17 @@ class Plan:
                 "rungs": self.rungs[: self.rungs.index(step) + 1],
                 "radii": self.eps,
             }
-            about |= {"attacked": "first"} if self.attack_first else {}
         return about
 
     def company(self, group: Sequence[Setting], setting: Setting, step: Step) -> dict[str, Any]:
         """The settings a row belongs to; pictures that broke one are tried on the siblings after it."""
         before = group[: group.index(setting)] if step in AWARE else ()
-        return {"settings": shown(setting.build()), "before": [s.name for s in before]}
+        about: dict[str, Any] = {
+            "settings": shown(setting.build()), "before": [s.name for s in before]
+        }  # fmt: skip
+        if step == "adaptive" and setting.attacked != setting:
+            about["attacked"] = setting.attacked.name
+        return about
 
 
 def digest(*parts: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -38,8 +39,10 @@ class Scene:
 
     def __post_init__(self) -> None:
         self._attacked: dict[float, tuple[Images, Cost]] = {}
-        self._of_kin: dict[tuple[str, float, int], tuple[Images, Cost]] = {}
-        self._kin = [setting.kin for setting in self.plan.defenses]
+        self._adaptive: dict[tuple[str, float, int], tuple[Images, Cost]] = {}
+        asked = [setting.attacked.name for setting in self.plan.defenses]
+        asked += [setting.kin.attacked.name for setting in self.plan.defenses if setting.kin]
+        self._shared = {name for name, n in Counter(asked).items() if n > 1}
         self._ready = False
 
     def attacked(self, eps: float) -> tuple[Images, Cost]:
@@ -69,15 +72,17 @@ class Scene:
     ) -> tuple[Images, Cost]:
         """Picture i as the adaptive attacker of a defence makes it, and what that took.
 
-        Once for all its kin, and the same whether that defence is itself in the plan or not.
+        Once for all settings he takes for one, and for all their kin; the same whether these are in
+        the plan or not.
         """
-        place = setting.name, eps, i
-        if place in self._of_kin:
-            return self._of_kin[place]
+        attacked = setting.attacked
+        place = attacked.name, eps, i
+        if place in self._adaptive:
+            return self._adaptive[place]
         with self.clf.meter.stage() as cost:
-            image = self.opponent(setting, eps, i).adaptive(self.x[i : i + 1], transferred)
-        if setting in self._kin:
-            self._of_kin[place] = image, cost
+            image = self.opponent(attacked, eps, i).adaptive(self.x[i : i + 1], transferred)
+        if attacked.name in self._shared:
+            self._adaptive[place] = image, cost
         return image, cost
 
     def prepare(self) -> None:

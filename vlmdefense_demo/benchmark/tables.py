@@ -13,7 +13,6 @@ from vlmdefense_demo.benchmark.plan import UNDEFENDED
 from vlmdefense_demo.benchmark.rows import Row
 from vlmdefense_demo.benchmark.statistics import Rate, rate
 from vlmdefense_demo.benchmark.tasks import OWN
-from vlmdefense_demo.benchmark.trial import BOUND
 from vlmdefense_demo.benchmark.worlds import origin
 from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.request import AWARE
@@ -27,7 +26,6 @@ TITLES = {
     "adaptive": "adaptive",
     "black_box": "black box",
 }
-AT_MOST = "≤ "
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,6 @@ class Line:
         rates: by column; missing where nothing was measured.
         worlds: by column and world, the source itself first.
         elsewhere: by column, all worlds but the source itself; several pictures of one are one cluster.
-        bounds: columns whose pictures were made for another setting: at most so many stand.
         passes: of one answer, in words.
         ms: the median time of a single picture, None if it was not measured.
     """
@@ -64,7 +61,6 @@ class Line:
     rates: dict[Cell, Rate]
     worlds: dict[Cell, dict[str, Rate]]
     elsewhere: dict[Cell, Rate]
-    bounds: frozenset[Cell]
     passes: str
     ms: float | None
 
@@ -135,14 +131,11 @@ def _line(name: str, rows: Sequence[Row]) -> Line:
             if world != OWN or cell in rates
         }  # fmt: skip
         elsewhere[cell] = _rate([row for row in mine if row["world"] != OWN])
-    bounds = frozenset(Cell(r["step"], r["eps"]) for r in home if BOUND in r["flags"])
     alone = [r for r in home if r["step"] == "latency"]
     answers = alone or [r for r in home if r["step"] == "clean"]
     ms = 1000 * median(r["s"] for r in alone) if alone else None
     paradigm = _paradigm(rows[0])
-    return Line(
-        name, _name(rows[0]), paradigm, rates, by_world, elsewhere, bounds, _passes(answers), ms
-    )
+    return Line(name, _name(rows[0]), paradigm, rates, by_world, elsewhere, _passes(answers), ms)
 
 
 def _of(rows: Sequence[Row], cell: Cell) -> list[Row]:
@@ -176,7 +169,7 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     head = ["defence", *(c.title for c in wanted), *(f"elsewhere, {c.title}" for c in far)]
     body = []
     for line in lines(rows):
-        rates = [AT_MOST * (c in line.bounds) + _percent(line.rates.get(c)) for c in wanted]
+        rates = [_percent(line.rates.get(c)) for c in wanted]
         rates += [_percent(line.elsewhere.get(c)) for c in far]
         body.append([line.title, *rates, line.passes, "" if line.ms is None else f"{line.ms:.0f}"])
     return [*head, "passes", "ms"], body
@@ -217,7 +210,7 @@ def latex(rows: Sequence[Row]) -> str:
 
 
 def _escaped(cells: Sequence[str]) -> list[str]:
-    signs = str.maketrans({c: "\\" + c for c in "&%$#_{}"} | {"≤": r"$\leq$"})
+    signs = str.maketrans({c: "\\" + c for c in "&%$#_{}"})
     return [cell.translate(signs) for cell in cells]
 
 
@@ -226,7 +219,7 @@ def csv_text(rows: Sequence[Row]) -> str:
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(
-        ["defence", "step", "eps", "world", "rate", "low", "high", "n", "bound", "passes", "ms"]
+        ["defence", "step", "eps", "world", "rate", "low", "high", "n", "passes", "ms"]
     )  # fmt: skip
     for line in lines(rows):
         found = [(cell, OWN, rate) for cell, rate in line.rates.items()]
@@ -247,7 +240,6 @@ def csv_text(rows: Sequence[Row]) -> str:
                     r.low,
                     r.high,
                     r.n,
-                    AT_MOST.strip() * (world == OWN and cell in line.bounds),
                     line.passes,
                     line.ms,
                 ]

@@ -24,8 +24,6 @@ REPEATS = 3
 TOGETHER = 64  # passes; many views of many pictures at once would not fit into memory
 # Picture of the batch -> (radius, an image of it that got past a defence).
 Broken = defaultdict[int, list[tuple[float, Images]]]
-# Of a result nobody attacked for: more pictures may fall.
-BOUND = "bound"
 
 
 @dataclass(frozen=True)
@@ -63,17 +61,15 @@ class Trial:
 
     Args:
         broken: what broke a sibling, which the attackers of this one try first.
-        lead: whom they attack, the setting itself or a sibling; who leads is attacked before.
     """
 
     scene: Scene
     setting: Setting
     broken: Broken
-    lead: Setting
 
     def __post_init__(self) -> None:
         self.method: Defender = self.setting.build()
-        self.kin = self.lead.kin
+        self.kin = self.setting.kin
 
     def steps(self) -> Iterator[tuple[Step, float, Found]]:
         """Every step of the plan, in the order an attacker climbs.
@@ -90,7 +86,6 @@ class Trial:
         if "gradient" in plan.steps:
             yield "gradient", 0.0, self._gradient(clean)
         standing = dict.fromkeys(plan.rungs, clean)
-        flags = [] if self.lead is self.setting else [(BOUND,)] * len(clean)
         for eps in plan.eps:
             if "transfer" not in plan.steps and not plan.rungs:
                 return
@@ -105,7 +100,7 @@ class Trial:
                     fell, costs[i] = self._attack(rung, eps, i, images[i : i + 1])
                     held[i] = not fell
                 standing[rung] = held
-                yield rung, eps, Found(held, costs, flags)
+                yield rung, eps, Found(held, costs)
 
     def _attack(self, rung: RungName, eps: float, i: int, transferred: Images) -> tuple[bool, Cost]:
         """Whether the attacker of a rung gets picture i past the defence, and what that took.
@@ -118,7 +113,7 @@ class Trial:
             known.append(transferred)
         with scene.clf.meter.stage() as asked:
             fell = not all(self._holds(image, i) for image in known)
-        if fell or self.lead is not self.setting:
+        if fell:
             return fell, asked
         image, climbed = self._climb(rung, eps, i, transferred)
         with scene.clf.meter.stage() as judged:

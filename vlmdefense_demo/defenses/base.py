@@ -60,6 +60,13 @@ class Defender(Parameters, ABC):
         """
         return ()
 
+    def attacked(self) -> Defender:
+        """The setting whose surrogate that is: a cheaper one where the recipe says so.
+
+        Settings that have it in common have the same adaptive attacker.
+        """
+        return self
+
     def surrogate(self, clf: ZeroShotClassifier, run: Run) -> LogitFn:
         """What the attacker who knows the defence differentiates: the defence, drawn anew per call.
 

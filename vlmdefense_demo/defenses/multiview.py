@@ -112,10 +112,14 @@ class MultiView(Defender):
         """V image forwards."""
         return Cost(image_forward=self.views)
 
+    def attacked(self) -> MultiView:
+        """With at most eight views: a step through them costs an attacker no more than that."""
+        return replace(self, views=min(self.views, ATTACKED_VIEWS))
+
     def surrogate(self, clf: ZeroShotClassifier, run: Run) -> LogitFn:
         """Fresh views at every call, at most eight; adapted anew every fifth call."""
         calls = count()
-        few = replace(self, views=min(self.views, ATTACKED_VIEWS))
+        few = self.attacked()
         states: list[Any] = []
 
         def target(x: Images) -> Logits:

@@ -113,10 +113,14 @@ class TAPT(Defender):
         n = kept(self.views)
         return Cost(image_forward=self.views + n * self.steps + 1, image_backward=n * self.steps)
 
+    def attacked(self) -> TAPT:
+        """With at most eight views."""
+        return replace(self, views=min(self.views, ATTACKED_VIEWS))
+
     def surrogate(self, clf: ZeroShotClassifier, run: Run) -> LogitFn:
         """The prompted model; prompts tuned on eight fresh views at most, every fifth call."""
         calls = count()
-        few = replace(self, views=min(self.views, ATTACKED_VIEWS))
+        few = self.attacked()
         prompts: list[Tensor] = []
 
         def target(x: Images) -> Logits:

@@ -120,6 +120,10 @@ class TTP(Defender):
             image_forward=2 + (self.views - 1) + n * (self.steps + 1), image_backward=n * self.steps
         )
 
+    def attacked(self) -> TTP:
+        """With at most eight views."""
+        return replace(self, views=min(self.views, ATTACKED_VIEWS))
+
     def surrogate(self, clf: ZeroShotClassifier, run: Run) -> LogitFn:
         """Mean log-probability of the picture, its black frame and, if the gate opens, the vote.
 
@@ -127,7 +131,7 @@ class TTP(Defender):
         plain answer counts. At most eight fresh views a call.
         """
         calls = iter(range(2**62))
-        few = replace(self, views=min(self.views, ATTACKED_VIEWS))
+        few = self.attacked()
 
         def target(x: Images) -> Logits:
             draw = run.child(f"draw{next(calls)}")

@@ -343,7 +343,6 @@ WORDS = {
     "note.tied": "{column}: {best} ist nicht zu unterscheiden von {others}",
     "note.apart": "{column}: {best} ist nur von {others} zu unterscheiden",
     "note.alike": "{column}: {best} ist von keiner anderen zu unterscheiden",
-    "note.bound": "≤: nicht selbst angegriffen; gezeigt wurde, was die angegriffene Einstellung gebrochen hat. Ein eigener Angriff könnte nur mehr brechen",
     "note.elsewhere": "anderswo ist {worlds}: alle Bilder zusammen, die eines Originals als eins",
     "note.separable": "mit {n} Bildern sind Unterschiede unter {points} Punkten nicht nachweisbar",
     "bench.caption": "richtig beantwortet, in Prozent aller Bilder",

@@ -328,7 +328,6 @@ WORDS = {
     "note.tied": "{column}：{best} 与 {others} 无法区分",
     "note.apart": "{column}：{best} 只能与 {others} 区分开",
     "note.alike": "{column}：{best} 与其他任何一种都无法区分",
-    "note.bound": "≤：未直接攻击该设置，只用了攻破同一防御另一设置的图像；专门的攻击只会攻破更多",
     "note.elsewhere": "其他环境是 {worlds}：它们的图像合在一起，同一张图的算作一张",
     "note.separable": "{n} 张图像无法区分小于 {points} 个百分点的差别",
     "bench.caption": "答对的比例（占所有图像的百分比）",
