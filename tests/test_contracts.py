@@ -15,10 +15,12 @@ from tests.cases import TOWERS, case, turned
 from vlmdefense_demo.defenses.base import Defender
 from vlmdefense_demo.engine import compare
 from vlmdefense_demo.errors import Cancelled, MethodFailed
+from vlmdefense_demo.geometry import Ball
+from vlmdefense_demo.ladder import Budget, Opponent
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.models.variants import load_twin
 from vlmdefense_demo.request import Request
-from vlmdefense_demo.run import Meter
+from vlmdefense_demo.run import Meter, Run
 from vlmdefense_demo.spec import fields
 from vlmdefense_demo.survey import methods
 from vlmdefense_demo.types import DefenseResult, Goal
@@ -263,6 +265,28 @@ def test_defense_has_a_gradient_to_the_pixels(entry, backbones, tower):
         gradient = torch.autograd.grad(result.logits[:, 0].sum(), x)[0]
     assert gradient.isfinite().all()
     assert (gradient.flatten(1).abs().amax(1) > 0).all()
+
+
+@each_defense
+def test_who_is_attacked_in_its_place_has_the_same_surrogate(entry, clf):
+    x, method = tiny.images(2), entry.build({})
+    with torch.no_grad():
+        own, other = (
+            one.surrogate(clf, Run(ids=("a", "b")))(x) for one in (method, method.attacked())
+        )
+    assert torch.equal(own, other)
+    assert method.attacked().attacked() == method.attacked()
+
+
+@each_defense
+def test_who_knows_a_defence_can_climb_all_rungs(entry, clf):
+    x, ball = tiny.images(1), Ball("linf", 4 / 255)
+    budget = Budget(steps=1, adaptive_steps=2, draws=1, queries=2, fresh=1)
+    goal = Goal(clf(x).argmax(1))
+    rungs = Opponent(entry.build({}), clf, goal, ball, budget, Run(ids=("a",))).rungs()
+    assert list(rungs) == ["white_box", "adaptive", "black_box"]
+    for _, climb in rungs.values():
+        assert ball.contains(climb(x, None), x).all()
 
 
 @each_defense

@@ -80,11 +80,11 @@ class Setting:
         )
 
     @property
-    def attacked(self) -> Setting:
-        """The setting the adaptive attacker runs, itself or a cheaper one that siblings may share."""
+    def attacked(self) -> str:
+        """The name of the setting its adaptive attacker differentiates; siblings may have it in common."""
         method = self.build()
-        own, run = shown(method), shown(method.attacked())
-        return Setting(self.id, self.values | {k: v for k, v in run.items() if v != own[k]})
+        own, other = shown(method), shown(method.attacked())
+        return Setting(self.id, self.values | {k: v for k, v in other.items() if v != own[k]}).name
 
     @property
     def name(self) -> str:
@@ -214,8 +214,8 @@ class Plan:
         about: dict[str, Any] = {
             "settings": shown(setting.build()), "before": [s.name for s in before]
         }  # fmt: skip
-        if step == "adaptive" and setting.attacked != setting:
-            about["attacked"] = setting.attacked.name
+        if step == "adaptive" and setting.attacked != setting.name:
+            about["attacked"] = setting.attacked
         return about
 
 

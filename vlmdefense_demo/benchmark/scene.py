@@ -40,8 +40,8 @@ class Scene:
     def __post_init__(self) -> None:
         self._attacked: dict[float, tuple[Images, Cost]] = {}
         self._adaptive: dict[tuple[str, float, int], tuple[Images, Cost]] = {}
-        asked = [setting.attacked.name for setting in self.plan.defenses]
-        asked += [setting.kin.attacked.name for setting in self.plan.defenses if setting.kin]
+        asked = [setting.attacked for setting in self.plan.defenses]
+        asked += [setting.kin.attacked for setting in self.plan.defenses if setting.kin]
         self._shared = {name for name, n in Counter(asked).items() if n > 1}
         self._ready = False
 
@@ -56,15 +56,15 @@ class Scene:
             self._attacked[eps] = images, cost
         return self._attacked[eps]
 
-    def opponent(self, setting: Setting, eps: float, i: int) -> Opponent:
-        """Who attacks picture i through a defence, from a place of its own in the seed tree."""
+    def opponent(self, setting: Setting, eps: float, i: int, name: str = "") -> Opponent:
+        """Who attacks picture i through a defence, from its own place in the seed tree or a shared one."""
         return Opponent(
             setting.build(),
             self.clf,
             self.goal.select(torch.tensor([i])),
             Ball("linf", eps / LEVELS),
             self.plan.budget,
-            self.run.select([i]).child(f"attacker/{setting.name}/{eps:g}"),
+            self.run.select([i]).child(f"attacker/{name or setting.name}/{eps:g}"),
         )
 
     def adaptive(
@@ -75,13 +75,14 @@ class Scene:
         Once for all settings he takes for one, and for all their kin; the same whether these are in
         the plan or not.
         """
-        attacked = setting.attacked
-        place = attacked.name, eps, i
+        name = setting.attacked
+        place = name, eps, i
         if place in self._adaptive:
             return self._adaptive[place]
         with self.clf.meter.stage() as cost:
-            image = self.opponent(attacked, eps, i).adaptive(self.x[i : i + 1], transferred)
-        if attacked.name in self._shared:
+            opponent = self.opponent(setting, eps, i, name)
+            image = opponent.adaptive(self.x[i : i + 1], transferred)
+        if name in self._shared:
             self._adaptive[place] = image, cost
         return image, cost
 

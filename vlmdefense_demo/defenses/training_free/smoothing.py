@@ -22,6 +22,7 @@ from vlmdefense_demo.types import Features, Images, Note
 
 ALPHA = 0.001  # chance that a proof is wrong
 GUESSING = 8  # one copy in eight guesses the label, the others prove it
+FEWEST = 16  # with eight, not even a unanimous vote would prove anything
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,16 @@ class Smoothing(MultiView):
     proven. R is an L2 length in pixel units: 1/255 on every value of 224 x 224 pixels has 1.52.
     """
 
-    views: Annotated[int, Range(16, 64, 8), "noisy copies"] = 64
+    views: Annotated[int, Range(FEWEST, 64, 8), "noisy copies"] = 64
     sigma: Annotated[float, Range(0, 0.5, 0.01), "of the noise; 0 leaves the picture alone"] = 0.12
     recipe: ClassVar[str] = (
         "Gradients averaged over freshly drawn noise; every vote is given the slope of its softmax. "
         "Inside the radius none can succeed."
     )
+
+    def attacked(self) -> Smoothing:
+        """With as few copies as prove anything."""
+        return replace(self, views=FEWEST)
 
     def draw(self, clf: ZeroShotClassifier, x: Images, run: Run) -> Images:
         """(B, 3, H, W) -> (B * views, 3, H, W), every copy with noise of its own, unclamped."""

@@ -55,6 +55,10 @@ class TTE(MultiView):
             pictures += [crop, crop.flip(3)]
         return torch.stack(pictures[: self.views], dim=1).flatten(0, 1)
 
+    def attacked(self) -> TTE:
+        """Itself, with all its views."""
+        return self
+
     def surrogate(self, clf: ZeroShotClassifier, run: Run) -> LogitFn:
         """The defence itself: nothing is drawn."""
         return Defender.surrogate(self, clf, run)
