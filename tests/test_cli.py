@@ -89,6 +89,27 @@ def test_compare_writes_json_to_a_file(call, tmp_path):
     assert list(cards((tmp_path / "cards.json").read_text(encoding="utf-8"))) == ["undefended"]
 
 
+@pytest.mark.parametrize("flag", ["--json", "--report"])
+def test_what_cannot_be_written_is_refused_before_anything_runs(call, tmp_path, flag, monkeypatch):
+    monkeypatch.setattr("vlmdefense_demo.engine.compare", lambda *_: pytest.fail("it ran"))
+    code, out, err = call(flag, str(tmp_path / "nowhere" / "x"))
+    assert (code, out) == (2, "")
+    assert "x cannot be written." in err
+
+
+@pytest.mark.parametrize(
+    ("more", "radius"),
+    [
+        (("--attack", "noise", "--set", "noise.eps=8"), "ε 8/255"),
+        (("--attack", "pgd_l2"), "PGD · L2 · seed"),
+    ],
+)
+def test_the_badge_of_a_story_names_the_radius_it_was_made_with(call, tmp_path, more, radius):
+    code, _, _ = call("--out", str(tmp_path), "--defenses", "", *more)
+    assert code == 0
+    assert radius in read_story(tmp_path).about["badge"]
+
+
 def test_compare_writes_a_story_the_page_can_show(call, tmp_path):
     code, _, _ = call("--defenses", "fare", "--eps", "1", "--seed", "7", "--out", str(tmp_path))
     story = read_story(tmp_path)

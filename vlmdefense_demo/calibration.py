@@ -35,7 +35,7 @@ from vlmdefense_demo.detectors.thresholds import (
 )
 from vlmdefense_demo.errors import InvalidImage, InvalidParameter
 from vlmdefense_demo.geometry import LEVELS
-from vlmdefense_demo.images import load_image
+from vlmdefense_demo.images import fit, read_upload, to_pixels
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
@@ -212,7 +212,9 @@ class _Bench:
     def _open(self, case: Case) -> tuple[ZeroShotClassifier, Images]:
         with torch.no_grad():
             clf = ZeroShotClassifier(self.backbone, case.labels)
-        return clf, self.backbone.place(load_image(case.data, self.backbone.preprocess.size))
+        how = self.backbone.preprocess
+        picture = fit(read_upload(case.data).image, how.size, how.squash)
+        return clf, self.backbone.place(to_pixels(picture))
 
     def _score(self, id: str, clf: ZeroShotClassifier, x: Images, case: Case) -> float:
         """To four digits, from which everything else is computed."""

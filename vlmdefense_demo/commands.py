@@ -26,6 +26,8 @@ def compare(args: argparse.Namespace) -> int:
     from vlmdefense_demo import engine
     from vlmdefense_demo.models.catalog import load_model
 
+    for file in filter(None, (args.report, args.json if args.json != "-" else None)):
+        _writable(Path(file))
     backbone = load_model(args.model, args.device)
     request = asked(args, backbone)
     cards = list({card.method: card for card in engine.compare(request, backbone)}.values())
@@ -80,12 +82,24 @@ def _write(args: argparse.Namespace, cards: list[Card], request: Any) -> None:
     from vlmdefense_demo.export import write_story
 
     labels = cards[0].clean.labels if cards[0].clean else ()
+    eps = request.attack_params.get("eps")
+    radius = "" if eps is None else f"ε {eps:g}/255 · "
     badge = (
-        f"precomputed · {args.model} · {entry(args.attack).title} · ε {args.eps:g}/255 · "
-        f"seed {args.seed} · {cards[0].device}, {date.today():%B %Y}"
+        f"precomputed · {args.model} · {entry(args.attack).title} · {radius}seed {args.seed} · "
+        f"{cards[0].device}, {date.today():%B %Y}"
     )
     about = {"model": args.model, "labels": list(labels), "seed": args.seed, "badge": badge}
     write_story(args.out, request.image, cards, about)
+
+
+def _writable(file: Path) -> None:
+    """Before anything is computed.
+
+    Raises:
+        InvalidParameter: nothing can be written there.
+    """
+    if not file.parent.is_dir() or file.is_dir():
+        raise InvalidParameter(f"{file} cannot be written.", "Name a file in a folder that exists.")
 
 
 def _line(card: Card) -> str:

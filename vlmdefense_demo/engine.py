@@ -83,8 +83,12 @@ def redefend(request: Request, backbone: Backbone, earlier: Card) -> Iterator[Ca
     stage = Stage(request, backbone, silent, bool)
     stage.resume(earlier)
     for side in _sides(stage):
-        card = side.defend()
-        yield side.exhibit() if request.exhibits and card.error is None else card
+        if side.defend().error is None:
+            if request.exhibits:
+                side.exhibit()
+            if request.checks:
+                side.check()
+        yield side.card
 
 
 def _sides(stage: Stage) -> list[Side]:

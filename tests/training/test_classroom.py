@@ -111,7 +111,7 @@ def test_stopped_half_way_nothing_comes_out_and_nothing_is_left(method, backbone
         (
             {"cat": [png(0), png(1)], "CAT": [png(2), png(3)]},
             InvalidLabels,
-            "at least 2 different",
+            "at least 2, got 1",
         ),
     ],
 )
@@ -138,3 +138,10 @@ def test_the_radius_of_the_training_attack_can_be_chosen(backbone):
     work = dataclasses.replace(homework("advpt"), eps=2)
     [prompt] = learned(work, backbone)
     assert any("at 2/255" in str(note.value) for note in prompt.notes)
+
+
+def test_classes_whose_names_are_one_label_are_one_class():
+    mixed = Homework("apt", {"Cat": [png(0), png(1)], "cat ": [png(2)],
+                             "red  fox": [png(3), png(4)]})  # fmt: skip
+    photos = mixed.photos()
+    assert [photo.label for photo in photos] == ["Cat"] * 3 + ["red fox"] * 2

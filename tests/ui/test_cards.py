@@ -234,3 +234,20 @@ def test_costs_of_text_passes_stand_beside_the_images():
     cost = Cost(image_forward=16, text_forward=20, text_backward=10, seconds=0.6)
     text = plain(cards.defence(stories.defended("rtpt", cost=cost), ("cat", "lion", "dog")))
     assert "600 ms ×9.1 · 16 f · text 20 f + 10 b · cpu" in text
+
+
+def test_labels_that_count_as_right_are_drawn_as_one():
+    labels = ("cat", "kitten", "dog")
+    clean, kitten = (
+        stories.prediction(labels, *probs) for probs in ((0.5, 0.25, 0.25), (0.25, 0.625, 0.125))
+    )
+    card = stories.undefended(labels, clean=clean, attacked=kitten, verdict="held")
+    card = replace(card, right=labels[:2])
+    order = cards.class_order(card)
+    assert order == ("cat", "dog")
+    html = cards.undefended(card, order)
+    assert bars(html)[1] == ["right", "wrong"]
+    assert "width:87.50%" in html
+    assert 'class="stays"' in headline.verdict(card, "")
+    outside = replace(card, attacked=stories.prediction(labels, 0.1, 0.2, 0.7))
+    assert 'class="to"' in headline.verdict(outside, "")

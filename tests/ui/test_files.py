@@ -28,6 +28,7 @@ def test_an_old_file_goes_with_the_next_one():
     age(young, KEEP_SECONDS - 60)
     outbox.put(b"new", "x.png")
     assert not old.exists()
+    assert not old.parent.exists()
     assert young.exists()
 
 

@@ -133,7 +133,7 @@ def test_a_refused_form_says_why_and_loses_nothing_on_screen(site, form, pocket,
     assert interactive(last) == (True, False)
     assert "failed" in last["status"]
     assert words(last["status"]).endswith(".")
-    assert set().union(*updates) == {"status", "go", "stop", "detect"}
+    assert set().union(*updates) == {"status", "go", "stop", "detect", "story"}
 
 
 def test_results_count_as_stale_from_the_click_to_the_first_card(site, form, pocket):
@@ -177,6 +177,7 @@ def test_stop_during_the_attack_clears_pictures_of_an_earlier_one(site, form, po
     assert not any("pair" in u for u in updates[:-1])
     assert last["pair"] is None
     assert last["download"].interactive is False
+    assert last["earlier"] is None, "reports and sliders would still be of the run before"
     assert "stopped" in last["undefended"]
     assert all("stopped" in last[id] for id in form.defenses)
     assert "rtpt" not in last
@@ -188,7 +189,7 @@ def test_stop_after_a_card_keeps_it(site, form, pocket, stop_at):
     *_, last = updates = list(handlers.run(site, form, "me"))
     assert words(last["status"]) == "Stopped."
     assert any("How it decided" in u.get("fare", "") for u in updates)
-    assert set(last) == {"status", "go", "stop", "detect", "rtpt", "ttc"}
+    assert set(last) == {"status", "go", "stop", "detect", "story", "rtpt", "ttc"}
 
 
 @pytest.mark.parametrize(

@@ -229,3 +229,11 @@ def test_a_model_outside_the_catalog_is_not_named():
     query = write_link(FRESH | {"model": "local-dir:/home/me/weights"}, "")
     assert "model" not in query
     assert "home" not in query
+
+
+def test_a_model_this_server_does_not_offer_is_left_out_and_named():
+    query = read_query("?v=1&model=ViT-B-32&seed=3")
+    assert read_link(query, FRESH, {}).recipe.model == "ViT-B-32"
+    link = read_link(query, FRESH, {}, ("pocket",))
+    assert (link.recipe.model, link.recipe.seed) == ("pocket", 3)
+    assert link.left_out == ("Unknown model 'ViT-B-32'.",)

@@ -13,7 +13,7 @@ from vlmdefense_demo.models.catalog import load_model
 from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.survey import methods, unavailable, usable
 from vlmdefense_demo.types import Note
-from vlmdefense_demo.ui import cards, figures, handlers
+from vlmdefense_demo.ui import cards, curves, figures, handlers
 from vlmdefense_demo.ui.events import regroup, tick
 from vlmdefense_demo.ui.live import again
 
@@ -54,6 +54,48 @@ def test_a_setting_that_is_refused_says_why_on_the_card(site, earlier):
 
 def test_a_defence_that_was_not_run_stays_as_it_is(site, earlier):
     assert list(again(site, earlier, "ttc", {})) == [(gr.skip(),) * 4]
+
+
+def test_two_settings_moved_quickly_are_both_kept(site, earlier):
+    ends = [list(again(site, earlier, "fare", {"alpha": a}))[-1][-1] for a in (0.3, 0.7)]
+    assert [e.request.defenses["fare"]["alpha"] for e in ends] == [0.3, 0.7]
+    assert earlier.newest().request.defenses == {"fare": {"alpha": 0.7}}
+    [_, card] = earlier.newest().cards
+    assert card.params["alpha"] == 0.7
+
+
+def test_a_setting_moved_before_the_run_is_over_loses_no_card(site, form, pocket):
+    asked = replace(form, defenses={"fare": {}, "ttc": {}})
+    updates = handlers.run(site, asked, "me")
+    early = next(u["earlier"] for u in updates if "earlier" in u)
+    assert early.cards == ()
+    over = [u["earlier"] for u in updates if "earlier" in u][-1]
+    *_, (_, _, _, ran) = again(site, early, "fare", {"alpha": 0.5})
+    assert [card.method for card in ran.cards] == [card.method for card in over.cards]
+    assert ran.cards[1].params["alpha"] == 0.5
+
+
+def test_what_ends_after_another_run_began_changes_nothing(site, form, earlier, pocket):
+    moved = again(site, earlier, "fare", {"alpha": 0.5})
+    next(moved)
+    drawn = curves.over_radii(site, earlier, "along", "me")
+    next(drawn)
+    updates = list(handlers.run(site, replace(form, defenses={"fare": {}}), "me", earlier))
+    assert [u for u in updates if "earlier" in u]
+    assert list(moved) == []
+    *_, last = drawn
+    assert "shows something else" in last[1]
+    assert last[0] == last[-1] == gr.skip()
+    [(card, *_, ran)] = again(site, earlier, "fare", {"alpha": 0.5})
+    assert card == ran == gr.skip()
+
+
+def test_a_card_that_comes_again_has_its_warnings(site, form, pocket):
+    updates = list(handlers.run(site, replace(form, defenses={"bits": {"bits": 3}}), "me"))
+    ran = [u["earlier"] for u in updates if "earlier" in u][-1]
+    *_, (_, _, _, moved) = again(site, ran, "bits", {"bits": 3})
+    assert "wrong_gradient" in ran.cards[1].flags
+    assert moved.cards[1].flags == ran.cards[1].flags
 
 
 def test_ticking_shows_a_card():

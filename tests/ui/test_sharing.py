@@ -6,12 +6,15 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tests.ui import stories
+from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.survey import first
 from vlmdefense_demo.ui import sharing
 from vlmdefense_demo.ui.examples import examples
 from vlmdefense_demo.ui.link import OWN
+from vlmdefense_demo.ui.recipe import checked
 from vlmdefense_demo.ui.sharing import Shelf, make_link
 
 CAT, LION = 0, 1
@@ -25,6 +28,20 @@ def shelf():
     return Shelf(SimpleNamespace(photos=examples()), None)
 
 
+def test_what_was_learned_here_stays_on_offer_whatever_is_chosen():
+    page = SimpleNamespace(params={}, model=SimpleNamespace(value="pocket"))
+    about = {"labels": ["cat", "dog"], "template": "a photo of a {}.", "model": "pocket",
+             "attack": "pgd", "seed": 0, "defenses": {"fare": {}}}  # fmt: skip
+    learned = {"apt": LearnedContext(torch.zeros(4, 8), model="pocket")}
+    boxes = {
+        own: sharing._defences(page, checked(about), learned if own else {})[0]
+        for own in (False, True)
+    }
+    offered = {own: "apt" in [id for _, id in box["choices"]] for own, box in boxes.items()}
+    assert offered[True]
+    assert [box["value"] for box in boxes.values()] == [["fare"]] * 2
+
+
 # making a link
 
 
@@ -35,6 +52,8 @@ def test_a_picture_is_known_by_its_content(shelf, photos, tmp_path):
     copy.write_bytes(photos["cat"].read_bytes() + b" ")
     assert shelf.name(str(copy)) == OWN
     assert shelf.name(None) == ""
+    copy.unlink()
+    assert shelf.name(str(copy)) == OWN, "what was uploaded is deleted after a while"
 
 
 def test_the_first_picture_is_the_photo_it_was_cut_from(photos, tmp_path):

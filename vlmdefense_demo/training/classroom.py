@@ -60,7 +60,12 @@ class Homework:
             InvalidLabels: fewer than two classes, or an unusable name.
             InvalidImage: too few or too many pictures in a class, or one that cannot be read.
         """
-        named = {plain(name): list(files) for name, files in self.classes.items() if plain(name)}
+        named: dict[str, list[tuple[str, bytes]]] = {}
+        spelled: dict[str, str] = {}  # "Cat" and "cat" are one label, hence one class
+        for name, files in self.classes.items():
+            if plain(name):
+                first = spelled.setdefault(plain(name).casefold(), plain(name))
+                named.setdefault(first, []).extend(files)
         if len(named) < 2:
             raise InvalidLabels(
                 f"A prompt is learned by telling classes apart: expected at least 2, got {len(named)}.",

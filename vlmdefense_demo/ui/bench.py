@@ -214,7 +214,11 @@ def measured(site: Site, model: str, asked: Asked, session: str) -> Iterator[Upd
         sentence, failed = tell("done"), False
         try:
             for event in site.worker.stream(session, Measurement(asked, rows, site.at(model))):
-                if not isinstance(event, Step):
+                if isinstance(
+                    event, Step
+                ):  # Gradio closes a page that was left at what it is given
+                    yield (gr.skip(),) * 6
+                else:
                     done, total = event
                     so_far = tell("bench.progress", done=done, total=total)
                     yield _state(so_far, results.grown(read_rows(rows)), running=True)

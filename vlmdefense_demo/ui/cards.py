@@ -34,11 +34,12 @@ RUNGS: tuple[RungName, ...] = ("transfer", "white_box", "adaptive", "black_box")
 
 def class_order(card: Card) -> tuple[str, ...]:
     """Up to three labels, fixed by the undefended card: right answer, attack's answer, runner-up."""
-    order = [card.reference]
+    order, taken = [card.reference], {card.reference, *card.right}
     for prediction in (card.attacked, card.clean):
         if prediction is not None:
-            order += [label for label, _ in ranked(prediction) if label not in order][:1]
-    return tuple(order[:3])
+            order += [label for label, _ in ranked(prediction) if label not in taken][:1]
+            taken |= set(order)
+    return tuple(order)
 
 
 def ranked(prediction: Prediction) -> list[tuple[str, float]]:
@@ -175,6 +176,8 @@ def _answer(
     if prediction is None:
         return ""
     probs = dict(zip(prediction.labels, prediction.probs, strict=True))
+    # Labels that count as the right one are drawn as one with it.
+    probs[order[0]] = sum(probs.get(label, 0.0) for label in {order[0], *right})
     parts = [(name, probs.get(label, 0.0)) for name, label in zip(SWATCHES, order, strict=False)]
     parts.append(("rest", max(0.0, 1 - sum(p for _, p in parts))))
     bar = "".join(f'<i class="{n}" style="width:{100 * p:.2f}%"></i>' for n, p in parts if p > 0)

@@ -129,9 +129,10 @@ def figures_of(earlier: Earlier | None) -> tuple[str, str, str]:
 
 def over_radii(site: Site, earlier: Earlier | None, how: How, session: str) -> Iterator[Update]:
     """Stream one curve: (figure, status, both buttons, stop, what the page shows)."""
-    if earlier is None or not earlier.cards:
-        yield _state(tell("curves.first"))
+    if earlier is None or not earlier.cards or earlier.sheet.left:
+        yield _state(tell("curves.first" if earlier is None else "caption.later"))
         return
+    before = dict(earlier.sheet.settings)
     yield _state(tell("status.starting"), running=True)
     curve: Curve | None = None
 
@@ -150,14 +151,13 @@ def over_radii(site: Site, earlier: Earlier | None, how: How, session: str) -> I
         logger.exception("a curve failed")
         yield _state(tell("status.broke"), failed=True)
         return
+    if earlier.sheet.left or earlier.sheet.settings != before:
+        yield _state(tell("curves.gone"))
+        return
     assert curve is not None
     left = tell("curves.left", titles=", ".join(curve.failed)) if curve.failed else ""
-    curves = (*(c for c in earlier.curves if c.how != how), curve)
-    yield _state(
-        tell("curves.drawn", left=left),
-        _radius(curve),
-        earlier=replace(earlier, curves=curves),
-    )
+    earlier.sheet.curves = (*(c for c in earlier.sheet.curves if c.how != how), curve)
+    yield _state(tell("curves.drawn", left=left), _radius(curve), earlier=earlier.newest())
 
 
 def _state(

@@ -36,13 +36,12 @@ EPS = (1, 2, 4, 8, 16)
 STALE = """() => {
   if (!document.body.classList.contains('settling')) document.body.classList.add('stale');
 }"""
-SETTLE = """(story) => {
+SETTLE = """() => {
   const page = document.body.classList;
   page.add('settling');
   page.remove('stale');
   for (const touch of ['pointerdown', 'keydown', 'drop', 'paste'])
     addEventListener(touch, () => page.remove('settling'), {once: true, capture: true});
-  return story;
 }"""
 FRESH = "() => document.body.classList.remove('stale')"
 Values = Mapping[Any, Any]
@@ -186,7 +185,8 @@ def connect(page: Controls, site: Site) -> None:
 
     def run(values: Values, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         words = language_of(request)
-        for update in handlers.run(site, page.form(values), str(request.session_hash)):
+        before, session = values[page.out["earlier"]], str(request.session_hash)
+        for update in handlers.run(site, page.form(values), session, before):
             yield handlers.as_outputs(update, words)
 
     def stop(request: gr.Request) -> None:
@@ -204,8 +204,9 @@ def connect(page: Controls, site: Site) -> None:
     go = page.out["go"]
     go.click(None, js=FRESH, **hidden)
     go.click(
-        run, set(page.inputs()), outputs, concurrency_id="compute", concurrency_limit=4, **hidden
-    )
+        run, {*page.inputs(), page.out["earlier"]}, outputs, concurrency_id="compute",
+        concurrency_limit=4, **hidden,
+    )  # fmt: skip
     page.out["stop"].click(stop, queue=False, **hidden)
     page.gallery.select(choose, None, page.picture, queue=False, **hidden)
     page.preset.input(

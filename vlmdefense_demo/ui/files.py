@@ -53,6 +53,8 @@ class Outbox:
             with suppress(FileNotFoundError):  # another thread may be sweeping, too
                 if path.stat().st_mtime < limit:
                     path.unlink()
+                    with suppress(OSError):  # not empty: the same content under another name
+                        path.parent.rmdir()
                 else:
                     left += 1
         return left

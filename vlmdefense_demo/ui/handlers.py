@@ -6,8 +6,8 @@ They say everything as `Said`, in every language; who asked in which is known wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import gradio as gr
@@ -31,7 +31,7 @@ from vlmdefense_demo.ui.worker import Step, Worker
 logger = logging.getLogger(__name__)
 DEFENSES = tuple(methods("defense"))
 FIXED = ("status", "go", "stop", "verdict", *pictures.OUTPUTS, "undefended", "download", "earlier",
-         "detect", "readings")  # fmt: skip
+         "detect", "readings", "story")  # fmt: skip
 OUTPUTS = (*FIXED, *DEFENSES, SLOT)
 Update = dict[str, Any]
 Health = Literal["ready", "loading", "failed"]
@@ -78,6 +78,26 @@ class Site:
         return tell("status.waiting")
 
 
+@dataclass
+class Sheet:
+    """What events have added to a run, whichever ends first; all that is held of the run shares it.
+
+    An event reads what the page shows when it begins, and others may end before it does.
+
+    Args:
+        cards: of the run itself, once it is over.
+        moved: newer ones, by method, and the settings they were made with.
+        curves: what was drawn of it since.
+        left: the page shows another run by now.
+    """
+
+    cards: tuple[Card, ...] = ()
+    moved: dict[str, Card] = field(default_factory=dict)
+    settings: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    curves: tuple[Curve, ...] = ()
+    left: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Earlier:
     """What the page shows: the request of the last run, its model, and its undefended card.
@@ -94,13 +114,27 @@ class Earlier:
     cards: tuple[Card, ...] = ()
     curves: tuple[Curve, ...] = ()
     story: bool = False
+    sheet: Sheet = field(default_factory=Sheet)
+
+    def newest(self) -> Earlier:
+        """The same with all that was added since it was read."""
+        sheet = self.sheet
+        cards = {card.method: card for card in sheet.cards or self.cards}
+        cards |= sheet.moved if cards else {}
+        request = replace(self.request, defenses={**self.request.defenses, **sheet.settings})
+        return replace(self, request=request, cards=tuple(cards.values()), curves=sheet.curves)
 
 
-def run(site: Site, form: Form, session: str) -> Iterator[Update]:
-    """Stream one comparison as partial updates of the page, keyed by output name."""
+def run(site: Site, form: Form, session: str, before: Earlier | None = None) -> Iterator[Update]:
+    """Stream one comparison as partial updates of the page, keyed by output name.
+
+    Args:
+        before: what the page shows until the first card is there.
+    """
     yield opening()
     asked: list[Request] = []
     done: list[Card] = []
+    sheet = Sheet()
     try:
         for event in site.worker.stream(session, Comparison(form, site.at(form.model))):
             if isinstance(event, Step):
@@ -111,27 +145,36 @@ def run(site: Site, form: Form, session: str) -> Iterator[Update]:
                 asked.append(event)
                 continue
             queued = {} if done else queue(form)
+            leave(before)
             done.append(event)
-            yield queued | show(site, form, done, asked[0])
+            yield queued | show(site, form, done, asked[0], sheet)
     except DemoError as error:
         logger.info("%s: %s", type(error).__name__, error)
-        yield from _kept(form, done, asked)
+        yield from _kept(form, done, asked, sheet)
         yield closing(form, done, refused(error), isinstance(error, Cancelled))
     except Exception:
         # The page's last line of defence: the buttons come back, the trace goes to the log.
         logger.exception("a comparison failed")
         yield closing(form, done, tell("status.broke"))
     else:
-        yield from _kept(form, done, asked)
+        yield from _kept(form, done, asked, sheet)
         yield closing(form, done, "")
 
 
-def _kept(form: Form, done: Sequence[Card], asked: Sequence[Request]) -> Iterator[Update]:
+def leave(before: Earlier | None) -> None:
+    """The page shows something else from now on: events that still work on this are too late."""
+    if before is not None:
+        before.sheet.left = True
+
+
+def _kept(
+    form: Form, done: Sequence[Card], asked: Sequence[Request], sheet: Sheet
+) -> Iterator[Update]:
     """Every method's newest card, for the curves and the report; nothing if there was no attack."""
     cards = {card.method: card for card in done}
     if done and cards["undefended"].attack is not None:
-        first, *_ = kept = tuple(cards.values())
-        yield {"earlier": Earlier(asked[0], form.model, first, kept)}
+        sheet.cards = tuple(cards.values())
+        yield {"earlier": Earlier(asked[0], form.model, sheet.cards[0], sheet=sheet).newest()}
 
 
 def opening() -> Update:
@@ -141,6 +184,7 @@ def opening() -> Update:
         "go": gr.Button(interactive=False),
         "stop": gr.Button(interactive=True),
         "detect": gr.Button(interactive=False),  # they would read the pictures of the run before
+        "story": gr.update(interactive=False),  # the run would go on over it
     }
 
 
@@ -150,7 +194,7 @@ def queue(form: Form) -> Update:
     return {id: placeholder(id, word) for id, word in words.items()}
 
 
-def show(site: Site, form: Form, done: Sequence[Card], request: Request) -> Update:
+def show(site: Site, form: Form, done: Sequence[Card], request: Request, sheet: Sheet) -> Update:
     """The update the newest card brings."""
     card, first = done[-1], _undefended(done)
     order = html.class_order(first)
@@ -163,7 +207,7 @@ def show(site: Site, form: Form, done: Sequence[Card], request: Request) -> Upda
     elif sum(c.attack is not None for c in done) == 1:
         assert card.attack is not None
         update |= pictures.made(site.outbox, request.image, card.attack) | _next(form, done)
-        update["earlier"] = Earlier(request, form.model, card)
+        update["earlier"] = Earlier(request, form.model, card, sheet=sheet)
         update["readings"] = unread()
         update["status"] = status(tell("status.defending"))
     elif card.attack is not None:
@@ -179,6 +223,7 @@ def closing(form: Form, done: Sequence[Card], error: str, stopped: bool = False)
         "go": gr.Button(interactive=True),
         "stop": gr.Button(interactive=False),
         "detect": gr.Button(interactive=True),
+        "story": gr.update(interactive=True),
     }
     if not done:
         return update
@@ -190,6 +235,7 @@ def closing(form: Form, done: Sequence[Card], error: str, stopped: bool = False)
         update |= pictures.cleared()
         update["undefended"] = undefended(first, html.class_order(first), why)
         update["download"] = gr.DownloadButton(value=None, interactive=False)
+        update["earlier"] = None  # and so is what was known of them
     return update
 
 

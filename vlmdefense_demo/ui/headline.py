@@ -15,18 +15,19 @@ def verdict(card: Card, badge: str, words: Words = ENGLISH) -> str:
     report = card.attack
     if card.clean is None:
         return ""
-    first = f"{escape(card.clean.label)} {per_cent(card.clean.prob)}"
+    before = f"{escape(card.clean.label)} {per_cent(card.clean.prob)}"
     if report is None or card.attacked is None:
-        return f'<section class="verdict result"><h2>{first} → …</h2></section>'
-    kind = "to" if card.attacked.label != card.clean.label else "stays"
-    second = f"{escape(card.attacked.label)} {per_cent(card.attacked.prob)}"
+        return f'<section class="verdict result"><h2>{before} → …</h2></section>'
+    first, second = card.clean.label, card.attacked.label
+    same = first == second or {first, second} <= {*card.right}
+    after = f"{escape(second)} {per_cent(card.attacked.prob)}"
     facts = "".join(
         f"<dt>{words(f'verdict.{k}')}</dt><dd>{v}</dd>" for k, v in _facts(card, report, words)
     )
     note = f'<span class="badge">{escape(_badge(badge, words))}</span>' if badge else ""
     return (
-        f'<section class="verdict result">{note}<h2>{first} →'
-        f'<span class="{kind}">{second}</span></h2><dl>{facts}</dl>{warnings(card.flags, words)}</section>'
+        f'<section class="verdict result">{note}<h2>{before} →'
+        f'<span class="{"stays" if same else "to"}">{after}</span></h2><dl>{facts}</dl>{warnings(card.flags, words)}</section>'
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qsl, quote_plus, urlencode
@@ -117,7 +117,10 @@ def write_link(about: Mapping[str, Any], picture: str, language: str = "") -> st
 
 
 def read_link(
-    query: Mapping[str, str], fresh: Mapping[str, Any], captions: Mapping[str, Any]
+    query: Mapping[str, str],
+    fresh: Mapping[str, Any],
+    captions: Mapping[str, Any],
+    models: Collection[str] = tuple(MODELS),
 ) -> Link:
     """The recipe of a link, on top of that of a fresh page.
 
@@ -125,6 +128,7 @@ def read_link(
         query: of `read_query`.
         fresh: the recipe the page opens with, as `checked` takes it.
         captions: of the gallery's photos.
+        models: that can be chosen.
 
     Raises:
         DemoError: it is not a link of this version.
@@ -138,7 +142,7 @@ def read_link(
     if len(query) > MOST_KEYS or sum(map(len, (*query, *query.values()))) > 2 * LONGEST:
         raise DemoError("This link is too long to be one of this page.", "Nothing was changed.")
     reader = _Reader(query, dict(fresh))
-    reader.read(captions)
+    reader.read(captions, models)
     recipe = _complete(checked(reader.about))
     return Link(recipe, reader.picture, tuple(reader.left_out), reader.language)
 
@@ -151,7 +155,7 @@ class _Reader:
         self.picture = self.language = ""
         self.left_out: list[str] = []
 
-    def read(self, captions: Mapping[str, Any]) -> None:
+    def read(self, captions: Mapping[str, Any], models: Collection[str]) -> None:
         """Read all keys, those first that others depend on."""
         query = self.query
         self._text("labels", label_list)
@@ -161,7 +165,7 @@ class _Reader:
         self._text("seed", _number)
         self._text("attacker")
         if "model" in query:
-            self._model(query["model"])
+            self._model(query["model"], models)
         if "defenses" in query:
             self.about["defenses"] = {}
             for id in filter(None, query["defenses"].split(",")):
@@ -210,8 +214,8 @@ class _Reader:
         else:
             self.left_out.append(f"Unknown language {_clip(code, 40)!r}.")
 
-    def _model(self, name: str) -> None:
-        if name in MODELS:
+    def _model(self, name: str, models: Collection[str]) -> None:
+        if name in models:
             self.about["model"] = name
         else:
             self.left_out.append(f"Unknown model {_clip(name, 40)!r}.")

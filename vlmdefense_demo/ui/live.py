@@ -50,10 +50,10 @@ def again(
     Nothing happens before the first run.
     """
     skip = gr.skip()
-    if earlier is None or earlier.story:
+    if earlier is None or earlier.story or earlier.sheet.left:
         yield skip, skip, status(tell("status.set", title=entry(id).title)), skip
         return
-    moved = dict(_moved(earlier.request.defenses, id, values))
+    moved = dict(_moved(earlier.newest().request.defenses, id, values))
     if not moved:
         yield skip, skip, skip, skip
         return
@@ -64,7 +64,10 @@ def again(
         cards = site.worker.collect(Again(request, earlier.card, site.at(earlier.model)))
     except DemoError as error:
         failed = {key: placeholder(key, "not_run", str(error)) for key in moved}
-        yield *_shown(failed), status(refused(error), failed=True), skip
+        if not earlier.sheet.left:
+            yield *_shown(failed), status(refused(error), failed=True), skip
+        return
+    if earlier.sheet.left:  # another run came first, and its cards stand there by now
         return
     titles = [entry(key).title for key in moved]
     sentence = tell("status.again", titles=said(lambda words: several(titles, words)))
@@ -72,12 +75,10 @@ def again(
         sentence = joined(sentence, tell("status.later"))
     order = html.class_order(earlier.card)
     done = {card.method: defence(card, order) for card in cards}
-    now = replace(request, defenses={**earlier.request.defenses, **moved})
-    kept = {card.method: card for card in earlier.cards}
-    if kept:  # else the run that shows them is not over
-        kept |= {card.method: card for card in cards}
-    ran = replace(earlier, request=now, cards=tuple(kept.values()), curves=())
-    yield *_shown(done), status(sentence), ran
+    earlier.sheet.moved |= {card.method: card for card in cards}
+    earlier.sheet.settings |= moved
+    earlier.sheet.curves = ()
+    yield *_shown(done), status(sentence), earlier.newest()
 
 
 def _moved(

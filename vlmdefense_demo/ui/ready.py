@@ -14,11 +14,11 @@ from vlmdefense_demo.stories.recipes import MODEL
 from vlmdefense_demo.ui import cards as html
 from vlmdefense_demo.ui import handlers, pictures, telling
 from vlmdefense_demo.ui.events import SETTLE, Controls
-from vlmdefense_demo.ui.handlers import Site, Update
+from vlmdefense_demo.ui.handlers import Earlier, Site, Update
 from vlmdefense_demo.ui.lecture import lecture, shipped
 from vlmdefense_demo.ui.pipeline import SLOT
 from vlmdefense_demo.ui.recipe import checked
-from vlmdefense_demo.ui.sharing import restored, settings
+from vlmdefense_demo.ui.sharing import Learned, restored, settings
 from vlmdefense_demo.ui.story import told
 from vlmdefense_demo.ui.words import language_of, spoken, tell
 
@@ -63,15 +63,20 @@ def connect(demo: gr.Blocks, page: Controls, site: Site) -> None:
     page.out["lecture"].click(None, js=LECTURE, **hidden)
     outputs = [*(page.out[name] for name in NAMES), *restored(page), page.picture]
 
-    def choose(slug: str, request: gr.Request) -> Sequence[Any]:
+    def choose(
+        slug: str, before: Earlier | None, learned: Learned, request: gr.Request
+    ) -> Sequence[Any]:
+        handlers.leave(before)
         facts = next(f for f in page.stories if f.recipe.slug == slug)
-        return [spoken(value, language_of(request)) for value in show(page, site, facts)]
+        words = language_of(request)
+        return [spoken(value, words) for value in show(page, site, facts, learned)]
 
-    story.input(choose, story, outputs, js=SETTLE, **hidden)
+    story.input(None, js=SETTLE, **hidden)
+    story.input(choose, [story, page.out["earlier"], page.learned], outputs, **hidden)
     page.out["go"].click(None, None, story, js="() => null", **hidden)
 
 
-def show(page: Controls, site: Site, facts: Facts) -> list[Any]:
+def show(page: Controls, site: Site, facts: Facts, learned: Learned | None = None) -> list[Any]:
     """All outputs as after a run of the story's recipe, the controls that recipe, its picture."""
     update = _results(site, facts)
     recipe = checked(
@@ -83,7 +88,7 @@ def show(page: Controls, site: Site, facts: Facts) -> list[Any]:
         }
     )  # fmt: skip
     shown = [update.get(name, gr.skip()) for name in NAMES]
-    return [*shown, *settings(page, recipe), update["pair"][0]]
+    return [*shown, *settings(page, recipe, learned), update["pair"][0]]
 
 
 def _results(site: Site, facts: Facts) -> Update:

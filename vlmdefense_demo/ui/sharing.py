@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 from html import escape
@@ -18,6 +19,7 @@ import gradio as gr
 from vlmdefense_demo.errors import DemoError, InvalidImage
 from vlmdefense_demo.images import fit, read_upload
 from vlmdefense_demo.models.catalog import MODELS
+from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.survey import PARADIGMS, THEN, methods
 from vlmdefense_demo.ui import pipeline, telling
 from vlmdefense_demo.ui.controls import Key
@@ -40,6 +42,7 @@ from vlmdefense_demo.ui.words import (
     tell,
 )
 
+Learned = Mapping[str, LearnedContext]
 SIDE = 224
 # The address is known to the browser only; where it may not use the clipboard, the text is marked.
 COPY = """async (query) => {
@@ -75,7 +78,10 @@ class Shelf:
 
     def name(self, path: str | None) -> str:
         """Its caption, `OWN` for any other file, "" for none."""
-        return self.captions.get(_digest(Path(path)), OWN) if path else ""
+        try:
+            return self.captions.get(_digest(Path(path)), OWN) if path else ""
+        except OSError:  # deleted, as all files of the page are after a while
+            return OWN
 
 
 def toolbar(page: Controls) -> None:
@@ -103,10 +109,10 @@ def connect(demo: gr.Blocks, page: Controls, site: Site, first: str | None) -> N
     }  # fmt: skip
     status, note, box = page.out["status"], page.out["note"], page.out["link"]
 
-    def uploaded(path: str | None, request: gr.Request) -> list[Any]:
-        return spoken(restore(page, path), language_of(request))
+    def uploaded(path: str | None, learned: Learned, request: gr.Request) -> list[Any]:
+        return spoken(restore(page, path, learned), language_of(request))
 
-    page.picture.upload(uploaded, page.picture, [*restored(page), status], **hidden)
+    page.picture.upload(uploaded, [page.picture, page.learned], [*restored(page), status], **hidden)
 
     def opened(search: str, request: gr.Request) -> list[Any]:
         return spoken(open_link(page, shelf, fresh, search), language_of(request))
@@ -189,17 +195,21 @@ def restored(page: Controls) -> list[Any]:
     ]  # fmt: skip
 
 
-def settings(page: Controls, recipe: Recipe) -> list[Any]:
-    """Updates for `restored`; what a recipe does not say stays as it is."""
+def settings(page: Controls, recipe: Recipe, learned: Learned | None = None) -> list[Any]:
+    """Updates for `restored`; what a recipe does not say stays as it is.
+
+    Args:
+        learned: prompts of one's own, which stay on offer.
+    """
     same = [name for name, some in PRESETS.items() if ", ".join(some) == recipe.labels]
     return [
         *page.suited(recipe.attack, recipe.params), recipe.attack, recipe.labels, next(iter(same), None),
         recipe.template, recipe.model or gr.skip(), recipe.goal, recipe.target, recipe.seed,
-        recipe.knows, recipe.truth, *_defences(page, recipe),
+        recipe.knows, recipe.truth, *_defences(page, recipe, learned or {}),
     ]  # fmt: skip
 
 
-def restore(page: Controls, path: str | None) -> list[Any]:
+def restore(page: Controls, path: str | None, learned: Learned | None = None) -> list[Any]:
     """`restored` and the status, as a file of this demo says; any other changes nothing."""
     same = [gr.skip()] * len(restored(page))
     try:
@@ -210,7 +220,9 @@ def restore(page: Controls, path: str | None) -> list[Any]:
         return [*same, telling.status(tell("recipe.useless", why=refused(error)))]
     if recipe is None:
         return [*same, gr.skip()]
-    return [*settings(page, recipe), telling.status(recipe.sentence())]
+    if recipe.model not in _models(page):
+        recipe = replace(recipe, model=None)
+    return [*settings(page, recipe, learned), telling.status(recipe.sentence())]
 
 
 def open_link(page: Controls, shelf: Shelf, fresh: Mapping[str, Any], search: str) -> list[Any]:
@@ -223,7 +235,7 @@ def open_link(page: Controls, shelf: Shelf, fresh: Mapping[str, Any], search: st
         query = read_query(search)
         if not query:
             return [*same, gr.skip(), gr.skip()]
-        link = read_link(query, fresh, shelf.paths)
+        link = read_link(query, fresh, shelf.paths, _models(page))
     except DemoError as error:
         return [*same, _note(refused(error), failed=True), gr.skip()]
     note = _note(link.sentence(), failed=bool(link.left_out))
@@ -232,6 +244,11 @@ def open_link(page: Controls, shelf: Shelf, fresh: Mapping[str, Any], search: st
     status = telling.status(tell("link.pending"), pending=True)
     other = link.picture not in ("", shelf.first)
     return [*settings(page, link.recipe), link.picture if other else gr.skip(), note, status]
+
+
+def _models(page: Controls) -> set[str]:
+    """Those of the catalog that the page offers: not all of them on every server."""
+    return {name for _, name in page.model.choices} & set(MODELS)
 
 
 def picture(site: Site, shelf: Shelf, name: str) -> str | None:
@@ -262,7 +279,7 @@ def _is_first(link: Link, shelf: Shelf, fresh: Mapping[str, Any]) -> bool:
     return link.picture in ("", shelf.first) and link.recipe == checked(fresh)
 
 
-def _defences(page: Controls, recipe: Recipe) -> list[Any]:
+def _defences(page: Controls, recipe: Recipe, learned: Learned) -> list[Any]:
     """Tick boxes, what is greyed, every parameter of the defences that are named, the pipeline."""
     keys = _of_defenses(page)
     if recipe.defenses is None:
@@ -272,7 +289,10 @@ def _defences(page: Controls, recipe: Recipe) -> list[Any]:
     both = next((id for id in recipe.defenses if THEN in id), "")
     first, _, second = both.partition(THEN)
     values = [_value(recipe.defenses, both, key) for key in keys]
-    return [*regroup(model, {}, *ticked), *values, *pipeline.choose(model, first, second)]
+    boxes = regroup(model, learned, *ticked)
+    for box, mine in zip(boxes[: len(ticked)], ticked, strict=True):
+        box["value"] = [id for id in box["value"] if id in mine]  # one's own are only on offer
+    return [*boxes, *values, *pipeline.choose(model, first, second)]
 
 
 def _value(given: Mapping[str, Mapping[str, Any]], both: str, key: Key) -> Any:

@@ -119,6 +119,8 @@ class Worker:
                 try:
                     item = items.get(timeout=TICK)
                 except queue.Empty:
+                    if flag.is_set() and future.cancel():  # it was still waiting in line
+                        raise Cancelled("Stopped.") from None
                     yield latest[0] if latest else Step("", 0, 0)
                     continue
                 if item is None:
