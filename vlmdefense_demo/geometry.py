@@ -100,7 +100,7 @@ def in_range(x: Images) -> Images:
     return _InRange.apply(x)
 
 
-def passed_by(x: Images, changed: Images) -> Images:
+def passed_by(x: Tensor, changed: Tensor) -> Tensor:
     """What x was changed to, with the slope of x itself (BPDA): the change counts as a constant."""
     return x + (changed - x).detach()
 

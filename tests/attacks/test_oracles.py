@@ -268,7 +268,9 @@ def test_more_area_never_makes_the_patch_weaker(clf):
 
 @pytest.mark.parametrize("place", [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.5, 0.5)])
 @pytest.mark.parametrize("boxed", [True, False])
-@pytest.mark.parametrize("word", ["cat", "a very long label that no picture has room for"])
+@pytest.mark.parametrize(
+    "word", ["cat", "Löwe", "кошка", "a very long label that no picture has room for", "m" * 80]
+)
 def test_a_word_is_written_whole(word, place, boxed):
     picture = Image.new("RGB", (224, 224), (90, 120, 60))
     out = write(picture, word, 30, place, boxed)
@@ -280,6 +282,14 @@ def test_a_word_is_written_whole(word, place, boxed):
     assert xs.min() >= EDGE - 4
     assert ys.max() <= 224 - EDGE + 3
     assert xs.max() <= 224 - EDGE + 3
+
+
+def test_letters_are_letters_and_no_empty_boxes():
+    picture = Image.new("RGB", (224, 224))
+    drawn = {word: write(picture, word, 30, (0.5, 0.5), True).tobytes() for word in ("ö", "ü", "я")}
+    assert len(set(drawn.values())) == 3
+    with pytest.raises(InvalidParameter, match="no font here has “狗”"):
+        write(picture, "狗", 30, (0.5, 0.5), True)
 
 
 def test_typographic_delivers_the_worst_of_sixteen(clf):

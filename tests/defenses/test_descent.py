@@ -137,9 +137,11 @@ def test_a_hedging_step_wider_than_its_ball_is_refused():
         Hedge(step_size=5 / 255, eps=2 / 255)
 
 
-def test_an_attacker_takes_five_steps_of_twenty(clf):
-    x = tiny.images(1)
-    target = Hedge().surrogate(clf, tiny.run_for(1))
+@pytest.mark.parametrize(
+    ("size", "steps", "taken"), [(2, 20, 8), (8, 20, 5), (1, 20, 16), (1, 4, 4), (0, 20, 5)]
+)
+def test_an_attacker_takes_as_many_steps_as_cross_the_ball(clf, size, steps, taken):
+    target = Hedge(steps=steps, step_size=size / 255).surrogate(clf, tiny.run_for(1))
     with clf.meter.stage() as cost:
-        target(x)
-    assert (cost.image_forward, cost.image_backward) == (6, 5)
+        target(tiny.images(1))
+    assert (cost.image_forward, cost.image_backward) == (taken + 1, taken)

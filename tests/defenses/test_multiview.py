@@ -168,6 +168,16 @@ def test_an_answer_that_survives_is_stable():
     assert 1 / scores[0].item() == pytest.approx(expected.item(), rel=1e-3)
 
 
+def test_sure_views_are_compared_without_rounding_getting_in_between():
+    lead = 20 + torch.rand(64, 1, generator=torch.Generator().manual_seed(0))
+    before = torch.cat([lead, torch.zeros(64, 9)], 1)
+    after = before + torch.tensor([1e-3] + [0.0] * 9)
+    scores = stability(before, after)
+    assert (scores > 0).all()
+    exact = stability(before.double(), after.double())
+    torch.testing.assert_close(scores.double(), exact, rtol=1e-3, atol=0)
+
+
 def test_scores_are_stretched_to_the_unit_interval():
     torch.testing.assert_close(
         stretched(torch.tensor([1.0, 3.0, 2.0])), torch.tensor([0.0, 1.0, 0.5])

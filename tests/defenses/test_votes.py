@@ -7,7 +7,7 @@ import torch
 
 from tests import tiny
 from vlmdefense_demo.defenses.multiview import entropy
-from vlmdefense_demo.defenses.training_free.votes import MTA, TTE, Zero, inlierness
+from vlmdefense_demo.defenses.training_free.votes import MTA, TTE, Votes, Zero, inlierness
 from vlmdefense_demo.defenses.views import random_views
 from vlmdefense_demo.models.classifier import unit
 
@@ -66,6 +66,13 @@ def test_heads_are_counted_among_the_most_confident(clf):
     chosen = entropy(logits).argsort()[:6]  # 30 % of 20
     counts = torch.bincount(logits[chosen].argmax(1), minlength=len(tiny.LABELS)) / 6
     torch.testing.assert_close(out, counts, rtol=0, atol=1e-3)
+
+
+def test_a_tie_is_not_decided_by_the_order_of_the_labels():
+    logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 9.0, 1.0]])
+    for order in ([0, 1, 2], [1, 0, 2]):
+        answer = Votes(logits[:, order], torch.full((2,), 0.5)).answer
+        assert order[int(answer.argmax())] == 1, "whose voters are surer"
 
 
 def test_a_vote_has_the_slope_of_its_softmax(clf):

@@ -6,7 +6,9 @@ from images with text in them, so it reads; norm-ball defences never saw this co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Annotated
 
@@ -14,6 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from vlmdefense_demo.attacks.base import Attacker, encoder
+from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.geometry import Ball, from_levels, to_levels
 from vlmdefense_demo.losses import margin
 from vlmdefense_demo.run import Run
@@ -24,6 +27,7 @@ CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.5, 0.5))
 SIZES = (1.0, 1.5)
 BOXED = (True, False)
 EDGE = 4
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Typographic(Attacker):
         """(B, 3, H, W) -> the worst of sixteen variants; 16 forwards, 17 to find a wrong word.
 
         Raises:
-            InvalidParameter: the target has no label words.
+            InvalidParameter: the target has no label words, or a letter that no font here has.
         """
         model = encoder(target, "The typographic attack")
         rows = []
@@ -82,17 +86,40 @@ def goal_margin(model: LogitFn, x: Images, goal: Goal) -> torch.Tensor:
     return goal.maximise(model(x), margin)
 
 
+def _lettering(word: str) -> Callable[[float], Font]:
+    """Size -> a font with all letters of a word: Pillow's own, or matplotlib's, which knows more of them."""
+    if word.isascii():
+        return ImageFont.load_default
+    from matplotlib import get_data_path  # slow to import
+    from matplotlib.ft2font import FT2Font
+
+    path = f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    known = FT2Font(path).get_charmap()
+    missing = next((letter for letter in word if ord(letter) not in known), "")
+    if missing:
+        raise InvalidParameter(
+            f"“{word}” cannot be written on a picture: no font here has “{missing}”.",
+            "Use a label in Latin, Greek or Cyrillic letters.",
+        )
+    return partial(ImageFont.truetype, path)
+
+
 def write(
     picture: Image.Image, word: str, height: float, place: tuple[float, float], boxed: bool
 ) -> Image.Image:
-    """A copy with the word at a place given in shares of the free space, never cut off."""
+    """A copy with the word at a place given in shares of the free space, never cut off.
+
+    Raises:
+        InvalidParameter: no font here has its letters.
+    """
+    font_of = _lettering(word)
     out = picture.copy()
     draw = ImageDraw.Draw(out)
-    font = ImageFont.load_default(max(6, height))
+    font = font_of(max(6, height))
     left, top, right, bottom = draw.textbbox((0, 0), word, font=font)
     widest = picture.width - 2 * EDGE
     if right - left > widest:
-        font = ImageFont.load_default(max(6, height * widest / (right - left)))
+        font = font_of(max(1, height * widest / (right - left)))
         left, top, right, bottom = draw.textbbox((0, 0), word, font=font)
     x = EDGE + place[0] * max(0, widest - (right - left))
     y = EDGE + place[1] * max(0, picture.height - 2 * EDGE - (bottom - top))

@@ -5,6 +5,7 @@ Test-time adaptation, made for few views. Assumes an attacker who ignores it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -93,11 +94,13 @@ def stability(logits: Logits, weak: Logits) -> Tensor:
     """(V, K) answers before and after a small change -> (V,) inverse of their divergence.
 
     The divergence is half the sum of KL(m || p) and KL(m || q), m the mean of both: the authors'
-    form, with the arguments of the usual one swapped.
+    form, with the arguments of the usual one swapped. In double precision: of two sure views nothing
+    else would be left than rounding, of either sign.
     """
-    log_p, log_q = logits.log_softmax(1), weak.log_softmax(1)
-    middle = torch.logaddexp(log_p, log_q) - torch.tensor(2.0).log()
-    return 1 / (0.5 * (divergence(middle, log_p) + divergence(middle, log_q)) + TINY)
+    log_p, log_q = logits.double().log_softmax(1), weak.double().log_softmax(1)
+    middle = torch.logaddexp(log_p, log_q) - math.log(2)
+    apart = 0.5 * (divergence(middle, log_p) + divergence(middle, log_q))
+    return (1 / (apart.clamp_min(0) + TINY)).to(logits.dtype)
 
 
 def stretched(scores: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from vlmdefense_demo.defenses.multiview import (
 from vlmdefense_demo.defenses.test_time.tvss import Mixture
 from vlmdefense_demo.defenses.views import random_views
 from vlmdefense_demo.filters import framed
+from vlmdefense_demo.geometry import passed_by
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
@@ -125,10 +126,11 @@ class TTP(Defender):
         return replace(self, views=min(self.views, ATTACKED_VIEWS))
 
     def surrogate(self, clf: ZeroShotClassifier, run: Run) -> LogitFn:
-        """Mean log-probability of the picture, its black frame and, if the gate opens, the vote.
+        """The defence's answer, with the slope of the mean log-probability of what may count.
 
-        Fooling the first two alike brings their features together, which shuts the gate, and then the
-        plain answer counts. At most eight fresh views a call.
+        That is the picture, its black frame and, if the gate opens, the vote. Fooling the first two alike
+        brings their features together, which shuts the gate, and then the plain answer counts. At most
+        eight fresh views a call.
         """
         calls = iter(range(2**62))
         few = self.attacked()
@@ -137,13 +139,14 @@ class TTP(Defender):
             draw = run.child(f"draw{next(calls)}")
             own, framed = few._pair(clf, x)
             pair = torch.stack([clf.logits(own), clf.logits(framed)]).log_softmax(-1)
-            answers = list(pair.mean(0))
+            smooth, answers = list(pair.mean(0)), list(pair[0].detach())
             rows = few._flagged((own * framed).sum(1).detach())
             if rows:
                 found = few._adapt(clf, x[rows], own[rows], framed[rows], draw.select(rows))
                 for row, ballot in zip(rows, found.ballots, strict=True):
-                    answers[row] = (2 * answers[row] + ballot.answer) / 3
-            return torch.stack(answers)
+                    smooth[row] = (2 * smooth[row] + ballot.answer) / 3
+                    answers[row] = ballot.answer.detach()
+            return passed_by(torch.stack(smooth), torch.stack(answers))
 
         return target
 

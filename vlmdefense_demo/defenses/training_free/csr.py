@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlmdefense_demo.defenses.base import Defender
 from vlmdefense_demo.filters import fourier_low_pass
-from vlmdefense_demo.geometry import check_step_size, in_range
+from vlmdefense_demo.geometry import check_step_size, from_levels, in_range, passed_by, to_levels
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
@@ -88,11 +88,18 @@ class CSR(Defender):
         )
 
     def surrogate(self, clf: ZeroShotClassifier, run: Run) -> LogitFn:
-        """The mean answer to the picture and to its blur."""
+        """The defence's answer, with the slope of the mean answer to the picture and to its blur.
+
+        Only its own answer can tell whether it is fooled: sure of the picture, the mean is wrong while
+        the blur still is right. It answers to the file, because rounding undoes what is won closely.
+        """
 
         def target(x: Images) -> Logits:
             both = clf(torch.cat([x, fourier_low_pass(x, self.radius)]))
-            return torch.stack(both.chunk(2)).mean(0)
+            smooth = torch.stack(both.chunk(2)).mean(0)
+            with torch.no_grad():
+                answer = self(clf, from_levels(to_levels(x)), run=run).logits
+            return passed_by(smooth, answer)
 
         return target
 

@@ -7,6 +7,7 @@ answer gives way first. Each assumes an attacker who ignores it.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
@@ -175,8 +176,8 @@ class Hedge(Descent):
     stochastic: ClassVar[bool] = True
     wanted: ClassVar[str] = "first answer; it walks away from all alike"
     recipe: ClassVar[str] = (
-        "Gradients averaged over fresh starts, the change of the pixels held constant; five of its "
-        "steps, which reach the rim of its ball."
+        "Gradients averaged over fresh starts, the change of the pixels held constant; as many of its "
+        "steps as cross its ball."
     )
 
     def check_together(self) -> None:
@@ -196,6 +197,7 @@ class Hedge(Descent):
         return (delta - self.step_size * gradient.sign()).clamp(-self.eps, self.eps)
 
     def surrogate(self, clf: ZeroShotClassifier, run: Run) -> LogitFn:
-        """The defence, drawn anew per call, with its first few steps."""
-        few = replace(self, steps=min(self.steps, ATTACKED_STEPS))
+        """The defence, drawn anew per call, with its first steps: as many as cross its ball."""
+        across = math.ceil(2 * self.eps / self.step_size) if self.step_size else 0
+        few = replace(self, steps=min(self.steps, max(ATTACKED_STEPS, across)))
         return Defender.surrogate(few, clf, run)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.functional import perspective
+from torchvision.transforms.functional import gaussian_blur, perspective
 
 from vlmdefense_demo import filters
 from vlmdefense_demo.defenses.multiview import Ballot, MultiView, confident
@@ -30,6 +30,7 @@ from vlmdefense_demo.types import Cost, Features, Images, Note
 DISTORTION = 0.5
 POWER = 0.9
 TINY = 1e-6
+LARGE = (0.5, 1.0)  # of the picture's area, for DBD's crops
 BITS, QUALITIES, NOISES, NOISE, KERNEL, SIGMA = 3, (50, 60, 75), 6, 0.1, 5, 1.1
 
 
@@ -163,12 +164,14 @@ class DBD(MultiView):
 
     def draw(self, clf: ZeroShotClassifier, x: Images, run: Run) -> Images:
         """The picture, its crops, and fifteen other copies of it."""
-        crops = random_views(x, self.views + 1, run.child("views")).unflatten(0, (len(x), -1))
+        crops = random_views(x, self.views + 1, run.child("views"), LARGE)
+        crops = crops.unflatten(0, (len(x), -1))
         copies = [passed_by(x, c) for c in _rounded(x.detach())]
         copies += [passed_by(x, filters.jpeg(x.detach(), q)) for q in QUALITIES]
         copies += [in_range(x + NOISE * run.child(f"noise{i}").normal(x)) for i in range(NOISES)]
         mean = F.avg_pool2d(F.pad(x, (KERNEL // 2,) * 4, mode="reflect"), KERNEL, 1)
-        copies += [filters.median(x, KERNEL), mean, filters.blur(x, SIGMA)]
+        soft = in_range(gaussian_blur(x, [KERNEL, KERNEL], [SIGMA, SIGMA]))
+        copies += [filters.median(x, KERNEL), mean, soft]
         return torch.cat([crops, torch.stack(copies, 1)], dim=1).flatten(0, 1)
 
     def vote(self, clf: ZeroShotClassifier, f: Features, state: Any) -> Ballot:

@@ -89,7 +89,7 @@ class Zero(Crops):
 
 
 class Votes(Ballot):
-    """Heads are counted."""
+    """Heads are counted; among equals the mean softmax of the voters decides, not the list's order."""
 
     @property
     def answer(self) -> Tensor:
@@ -97,7 +97,8 @@ class Votes(Ballot):
         soft = self.logits.softmax(1)
         hard = F.one_hot(self.logits.argmax(1), soft.shape[1]).to(soft)
         counted = self.weights @ (soft + (hard - soft).detach())
-        return (counted + NOBODY).log()
+        # Far less than one vote of the most views there are.
+        return (counted + NOBODY * (1 + self.weights @ soft.detach())).log()
 
 
 @dataclass(frozen=True)

@@ -438,6 +438,8 @@ WORDS = {
     "error.radius.hint": "Wählen Sie mindestens 1/255.",
     "error.step": "step_size={step}/255 ist breiter als die ganze Kugel mit eps={eps}/255.",
     "error.step.hint": "Wählen Sie step_size höchstens doppelt so groß wie eps.",
+    "error.letters": "„{word}“ lässt sich nicht auf ein Bild schreiben: Keine Schrift hier hat „{letter}“.",
+    "error.letters.hint": "Nehmen Sie ein Label in lateinischen, griechischen oder kyrillischen Buchstaben.",
     "error.offline": "{what} ist nicht auf diesem Rechner, und der Hub ist nicht erreichbar.",
     "error.offline.hint": "Verbinden Sie sich einmal mit dem Netz, oder nehmen Sie das eingebaute Modell.",
     "error.weights": "Es gibt keine {method}-Gewichte für {model}.",

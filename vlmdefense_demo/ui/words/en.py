@@ -430,6 +430,8 @@ WORDS = {
     "error.radius.hint": "Choose at least 1/255.",
     "error.step": "step_size={step}/255 is wider than the whole ball of eps={eps}/255.",
     "error.step.hint": "Choose a step_size of at most twice eps.",
+    "error.letters": "“{word}” cannot be written on a picture: no font here has “{letter}”.",
+    "error.letters.hint": "Use a label in Latin, Greek or Cyrillic letters.",
     "error.offline": "{what} is not on this machine and the hub cannot be reached.",
     "error.offline.hint": "Connect to the network once, or use the embedded model.",
     "error.weights": "There are no {method} weights for {model}.",

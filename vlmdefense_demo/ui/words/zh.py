@@ -423,6 +423,8 @@ WORDS = {
     "error.radius.hint": "请至少选择 1/255。",
     "error.step": "step_size={step}/255 比整个 eps={eps}/255 的球还宽。",
     "error.step.hint": "step_size 请不要超过 eps 的两倍。",
+    "error.letters": "无法把“{word}”写到图像上：这里的字体没有“{letter}”。",
+    "error.letters.hint": "请使用拉丁、希腊或西里尔字母的标签。",
     "error.offline": "{what} 不在这台机器上，也无法连接模型库。",
     "error.offline.hint": "请联网一次，或使用内置模型。",
     "error.weights": "{model} 没有 {method} 的权重。",
