@@ -207,6 +207,7 @@ def test_it_is_called_by_one_id_from_python(clf):
         ("tecoa_vp+ttc", "TeCoA frame ends with an answer", "can come first"),
         ("tte+rtpt", "TTE and R-TPT both end in a vote over views", "can come first"),
         ("csr+ttc", "it hands TTC neither a filtered picture nor another model", "can come first"),
+        ("fare+tapt", "TAPT was fitted to the model itself", "can come first"),
         ("fare+fare", "FARE after FARE is one defence of another strength", "can come first"),
         ("jpeg+fare+ttc", "A pipeline has two defences, 'jpeg+fare+ttc' names 3", "fare+ttc"),
     ],

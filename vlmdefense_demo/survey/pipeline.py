@@ -83,6 +83,8 @@ def refusal(first: Entry, second: Entry) -> str:
             f"{one} and {two} were each trained to stand alone: the second would throw the first "
             "away, or not fit it."
         )
+    if first.paradigm == time and _class(second).weights:
+        return f"{two} was fitted to the model itself, and {one} puts another in its place."
     if _class(first).leads:
         return ""
     if second.paradigm == time:
