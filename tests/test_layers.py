@@ -15,7 +15,18 @@ PACKAGE = "vlmdefense_demo"
 # Each line may import itself and everything above it.
 LAYERS = (
     {"types", "errors", "spec", "flags"},
-    {"run", "labels", "images", "filters", "geometry", "losses", "measure", "judging", "heatmap"},
+    {
+        "run",
+        "labels",
+        "images",
+        "lettering",
+        "filters",
+        "geometry",
+        "losses",
+        "measure",
+        "judging",
+        "heatmap",
+    },
     {"models", "attacks"},
     {"defenses", "detectors"},
     {"survey"},
@@ -49,7 +60,7 @@ ONLY_IN = {
     "spaces": {"ui"},
     "open_clip": {"models", "training"},
     "timm": {"models", "training"},
-    "matplotlib": {"heatmap", "figures", "benchmark"},
+    "matplotlib": {"heatmap", "figures", "benchmark", "lettering"},
     "torchattacks": set(),
     "transformers": set(),
 }

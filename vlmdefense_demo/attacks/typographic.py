@@ -6,18 +6,16 @@ from images with text in them, so it reads; norm-ball defences never saw this co
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from typing import Annotated
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from vlmdefense_demo.attacks.base import Attacker, encoder
-from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.geometry import Ball, from_levels, to_levels
+from vlmdefense_demo.lettering import lettering
 from vlmdefense_demo.losses import margin
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Choice, Range
@@ -27,7 +25,6 @@ CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.5, 0.5))
 SIZES = (1.0, 1.5)
 BOXED = (True, False)
 EDGE = 4
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
@@ -86,24 +83,6 @@ def goal_margin(model: LogitFn, x: Images, goal: Goal) -> torch.Tensor:
     return goal.maximise(model(x), margin)
 
 
-def _lettering(word: str) -> Callable[[float], Font]:
-    """Size -> a font with all letters of a word: Pillow's own, or matplotlib's, which knows more of them."""
-    if word.isascii():
-        return ImageFont.load_default
-    from matplotlib import get_data_path  # slow to import
-    from matplotlib.ft2font import FT2Font
-
-    path = f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf"
-    known = FT2Font(path).get_charmap()
-    missing = next((letter for letter in word if ord(letter) not in known), "")
-    if missing:
-        raise InvalidParameter(
-            f"“{word}” cannot be written on a picture: no font here has “{missing}”.",
-            "Use a label in Latin, Greek or Cyrillic letters.",
-        )
-    return partial(ImageFont.truetype, path)
-
-
 def write(
     picture: Image.Image, word: str, height: float, place: tuple[float, float], boxed: bool
 ) -> Image.Image:
@@ -112,7 +91,7 @@ def write(
     Raises:
         InvalidParameter: no font here has its letters.
     """
-    font_of = _lettering(word)
+    font_of = lettering(word)
     out = picture.copy()
     draw = ImageDraw.Draw(out)
     font = font_of(max(6, height))
