@@ -138,6 +138,15 @@ def test_before_the_first_run_there_is_nothing_to_read(site):
     assert stop == gr.skip()
 
 
+def test_numbers_of_pictures_that_are_no_longer_shown_are_kept_back(site, earlier):
+    reading = watch(site, earlier, "me")
+    next(reading)
+    handlers.leave(earlier)
+    [(html, stop)] = reading
+    assert html == gr.skip()
+    assert stop.interactive is False
+
+
 def test_the_detectors_read_the_pictures_of_the_last_run(site, earlier):
     *_, (html, stop) = watch(site, earlier, "me")
     assert stop.interactive is False

@@ -93,6 +93,9 @@ def watch(site: Site, earlier: Earlier | None, name: str) -> Iterator[Update]:
     yield shown(sentence)
     try:
         for event in site.worker.stream(session(name), reading):
+            if earlier.sheet.left:  # a story was chosen: these are not its pictures
+                yield gr.skip(), gr.Button(interactive=False)
+                return
             if isinstance(event, Reading):
                 done.append(event)
             elif sentence == _progress(event, done):
