@@ -25,7 +25,7 @@ from vlmdefense_demo.types import Goal
 LEADERS = ("tecoa", "fare", "pmg_aft", "tga_zsr", "jpeg", "bits", "median", "lowpass",
            "tv", "nlm", "resize_pad")  # fmt: skip
 SOME = ("fare+ttc", "fare+rtpt", "jpeg+rtpt", "jpeg+fare", "fare+jpeg", "resize_pad+csr",
-        "jpeg+median", "tecoa+mac", "median+hd", "lowpass+clipure_cos", "tga_zsr+tapt")  # fmt: skip
+        "jpeg+median", "tecoa+mac", "median+hd", "lowpass+clipure_cos", "tga_zsr+tvss", "bits+tapt")  # fmt: skip
 each = pytest.mark.parametrize("id", SOME)
 
 
