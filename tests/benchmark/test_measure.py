@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests import tiny
+from vlmdefense_demo.benchmark import plan as plans
 from vlmdefense_demo.benchmark.measure import measure
 from vlmdefense_demo.benchmark.plan import Plan, Setting, settings
 from vlmdefense_demo.benchmark.remember import Remembering
@@ -23,6 +24,7 @@ from vlmdefense_demo.defenses.test_time.ensemble import ViewEnsemble
 from vlmdefense_demo.errors import InvalidParameter, UnknownMethod
 from vlmdefense_demo.ladder import Opponent
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
+from vlmdefense_demo.models.variants import Variant
 from vlmdefense_demo.types import Cost
 
 
@@ -123,6 +125,28 @@ def test_what_changes_a_row_changes_its_name(plan, backbone, some_tasks, tmp_pat
                   plan(**({"defenses": "ensemble:views=3", "steps": ("transfer",)} | change))):  # fmt: skip
         measure(asked, backbone, some_tasks[:1], Rows(file))
     assert len(read_rows(file)) == 2 * 2 * len(some_tasks[0].pictures)
+
+
+def test_what_is_trained_again_has_rows_of_its_own(plan, monkeypatch):
+    def names(method, sha256):
+        there = {"fare": (Variant("fare", "fare.safetensors", 4, sha256=sha256),)}
+        monkeypatch.setattr(plans, "variants", lambda model, method: there.get(method, ()))
+        asked = plan(method)
+        [setting] = asked.defenses
+        return asked.company((setting,), setting, "clean", "pocket")
+
+    for method in ("fare", "fare+ttc", "jpeg+fare"):
+        assert names(method, "a") != names(method, "b")
+    for method in ("undefended", "ttc", "rtpt"):
+        assert names(method, "a") == names(method, "b")
+
+
+def test_a_file_is_about_one_models_weights(tmp_path):
+    rows = Rows(tmp_path / "rows.jsonl")
+    for name, weights in (("pocket", "a"), ("other", "b"), ("pocket", "a")):
+        rows.begin({"model": {"name": name, "sha256": weights}})
+    with pytest.raises(InvalidParameter, match="pocket with other weights"):
+        rows.begin({"model": {"name": "pocket", "sha256": "c"}})
 
 
 def test_one_defence_does_not_change_another(plan, backbone, some_tasks, tmp_path):

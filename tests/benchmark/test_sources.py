@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import tarfile
 import zipfile
 
@@ -122,6 +123,18 @@ def test_a_smaller_draw_asks_the_same_questions(tree):
     for task in few:
         for picture in task.pictures:
             assert questions[picture.key] == task.labels
+
+
+def test_a_larger_draw_is_the_smaller_one_and_more(tree):
+    pictures = read_source(tree).pictures
+    drawn = [
+        {p.key for t in tasks(pictures, n, n_labels=2) for p in t.pictures}
+        for n in range(1, len(pictures) + 1)
+    ]
+    assert [len(keys) for keys in drawn] == list(range(1, len(pictures) + 1))
+    for fewer, more in itertools.pairwise(drawn):
+        assert fewer < more
+    assert drawn[5] != {p.key for p in pictures[:6]}, "at random, not the first"
 
 
 def test_one_word_is_no_question(tmp_path):

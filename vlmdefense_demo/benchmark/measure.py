@@ -114,8 +114,8 @@ class Batch:
         self, group: Sequence[Setting], setting: Setting, step: Step, eps: float, picture: str
     ) -> str:
         """Everything the row depends on, in a short name."""
-        scene, plan = self.scene, self.scene.plan
+        scene, plan, model = self.scene, self.scene.plan, self.scene.backbone.name
         return digest(
-            picture, scene.task.labels, scene.backbone.name, scene.seed, setting.id, step, eps,
-            plan.conditions(step), plan.company(group, setting, step),
+            picture, scene.task.labels, model, scene.seed, setting.id, step, eps,
+            plan.conditions(step), plan.company(group, setting, step, model),
         )  # fmt: skip

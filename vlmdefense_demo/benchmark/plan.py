@@ -16,10 +16,11 @@ from vlmdefense_demo.geometry import LEVELS, Ball
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE
 from vlmdefense_demo.ladder import INTERACTIVE, Budget
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
+from vlmdefense_demo.models.variants import variants
 from vlmdefense_demo.request import AWARE
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import literal, shown
-from vlmdefense_demo.survey import entry
+from vlmdefense_demo.survey import defender, entry
 from vlmdefense_demo.types import Adaptive, Cost, DefenseResult, Images, RungName
 
 UNDEFENDED = "undefended"
@@ -85,6 +86,14 @@ class Setting:
         method = self.build()
         own, other = shown(method), shown(method.attacked())
         return Setting(self.id, self.values | {k: v for k, v in other.items() if v != own[k]}).name
+
+    def weights(self, model: str) -> list[str]:
+        """Checksums, or addresses, of all that was trained for this defence and a model."""
+        if self.id == UNDEFENDED:
+            return []
+        trained = [defender(row).weights for row in entry(self.id, "defense").rows]
+        found = (v for method in trained if method for v in variants(model, method))
+        return sorted(v.sha256 or v.source for v in found)
 
     @property
     def name(self) -> str:
@@ -208,14 +217,21 @@ class Plan:
             }
         return about
 
-    def company(self, group: Sequence[Setting], setting: Setting, step: Step) -> dict[str, Any]:
-        """The settings a row belongs to; pictures that broke one are tried on the siblings after it."""
+    def company(
+        self, group: Sequence[Setting], setting: Setting, step: Step, model: str
+    ) -> dict[str, Any]:
+        """What a row's defence is: its settings and weights, and those of the siblings before it.
+
+        Pictures that broke one setting are tried on those after it.
+        """
         before = group[: group.index(setting)] if step in AWARE else ()
         about: dict[str, Any] = {
             "settings": shown(setting.build()), "before": [s.name for s in before]
         }  # fmt: skip
         if step == "adaptive" and setting.attacked != setting.name:
             about["attacked"] = setting.attacked
+        if weights := setting.weights(model):
+            about["weights"] = weights
         return about
 
 

@@ -36,9 +36,11 @@ class Rows:
         """Write down how what follows is measured, unless it is how what stands there was.
 
         Raises:
-            InvalidParameter: the file cannot be written.
+            InvalidParameter: the file cannot be written, or is about other weights of the same name.
         """
         headers = read_headers(self.file)
+        for before in headers:
+            _check_weights(before.get("model", {}), about.get("model", {}), self.file)
         if not headers or headers[-1] != json.loads(json.dumps(about)):
             self._append([{"schema": SCHEMA, "about": about}])
 
@@ -63,6 +65,14 @@ class Rows:
                 f"{self.file} cannot be written ({error.strerror}).",
                 "Rows written so far are kept: make room and start again.",
             ) from error
+
+
+def _check_weights(before: Mapping[str, str], now: Mapping[str, str], file: Path) -> None:
+    """A model keeps its name when it is trained again, and its rows their keys."""
+    if before.get("name") == now.get("name") and before.get("sha256") != now.get("sha256"):
+        raise InvalidParameter(
+            f"{file} is about {now['name']} with other weights.", "Name another --file."
+        )
 
 
 def read_rows(*files: Path) -> list[Row]:

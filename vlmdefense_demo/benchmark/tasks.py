@@ -39,7 +39,7 @@ def tasks(
     """The source's words in random groups, and pictures in batches within their group.
 
     Which pictures and which words go together depends on the source alone, not on how many processes
-    share the work.
+    share the work; more pictures are the same ones and others, so that a run can be extended.
 
     Args:
         n: pictures, drawn at random; None takes all.
@@ -54,7 +54,7 @@ def tasks(
             f"All pictures show the same ({words[0]}), so no answer can be wrong.",
             "Add pictures of another class.",
         )
-    chosen = random.Random(0).sample(list(pictures), min(n or len(pictures), len(pictures)))
+    chosen = random.Random(0).sample(list(pictures), len(pictures))[:n]
     random.Random(0).shuffle(words)
     found = []
     for group in _groups(words, n_labels):
