@@ -184,7 +184,7 @@ REFUSED = {
     "range with a unit": lambda: refuse_request(attack_params={"eps": 999}),
     "no room": lambda: refuse_request(attack_params={"eps": 0.1}),
     "wide step": lambda: check_step_size(8 / 255, 1 / 255),
-    "no weights": lambda: find("pocket", "apt"),
+    "no weights": lambda: find("pocket", "fap"),
     "old link": lambda: refuse_link("?v=7&attack=pgd"),
     "link without a version": lambda: refuse_link("?attack=pgd"),
     "endless link": lambda: read_query("?v=1&labels=" + "a" * 13_000),
