@@ -29,16 +29,16 @@ def shelf():
 
 
 def test_what_was_learned_here_stays_on_offer_whatever_is_chosen():
-    page = SimpleNamespace(params={}, model=SimpleNamespace(value="pocket"))
-    about = {"labels": ["cat", "dog"], "template": "a photo of a {}.", "model": "pocket",
+    page = SimpleNamespace(params={}, model=SimpleNamespace(value="ViT-B-32"))
+    about = {"labels": ["cat", "dog"], "template": "a photo of a {}.", "model": "ViT-B-32",
              "attack": "pgd", "seed": 0, "defenses": {"fare": {}}}  # fmt: skip
-    learned = {"apt": LearnedContext(torch.zeros(4, 8), model="pocket")}
+    learned = {"apt": LearnedContext(torch.zeros(4, 8), model="ViT-B-32")}
     boxes = {
         own: sharing._defences(page, checked(about), learned if own else {})[0]
         for own in (False, True)
     }
     offered = {own: "apt" in [id for _, id in box["choices"]] for own, box in boxes.items()}
-    assert offered[True]
+    assert offered == {False: False, True: True}
     assert [box["value"] for box in boxes.values()] == [["fare"]] * 2
 
 

@@ -57,7 +57,7 @@ def test_every_row_has_a_cell_for_every_head_and_says_all_it_knows():
 
 
 def test_a_method_without_weights_says_why_for_the_model_of_the_page():
-    assert "There are no apt weights for pocket." in survey.table(Filter(), "pocket")
+    assert "There are no fap weights for pocket." in survey.table(Filter(), "pocket")
     html = survey.table(Filter("test_time"), "ViT-B-32")
     assert "There are no tapt weights for ViT-B-32." in html
 
@@ -97,7 +97,7 @@ def test_what_a_row_says_in_words_of_the_page_is_in_its_language():
                 "status.simplified", "survey.unquoted"):  # fmt: skip
         assert f' lang="de">{german(key)}<' in html, key
         assert f">{ENGLISH(key)}<" not in html, key
-    assert "Es gibt keine apt-Gewichte für pocket." in html
+    assert "Es gibt keine fap-Gewichte für pocket." in html
     assert "Lizenz: " in html
     assert "Licence: " not in html
     assert 'lang="' not in survey.table(Filter("all"), "pocket")
