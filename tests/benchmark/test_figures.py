@@ -61,30 +61,49 @@ def test_a_crowd_has_a_panel_a_defence_with_the_model_itself_in_each(rows):
     assert len(set(strengths)) == 7
 
 
-def test_the_trade_is_clean_against_the_hardest_attacker(rows):
+def test_the_trade_is_clean_against_the_hardest_attacker_where_he_parts_most(rows):
     axes = drawn("trade", rows).axes[0]
-    assert axes.get_ylabel() == "answered rightly, adaptive, 4/255"
+    assert axes.get_ylabel() == "answered rightly, adaptive, 1/255"
     points = [line for line in axes.get_lines() if line.get_marker() in "Ds^o"]
     assert [(float(p.get_xdata()[0]), float(p.get_ydata()[0])) for p in points] == [
-        (1.0, 0.0), (0.9, 0.4), (1.0, 0.0)
+        (1.0, 0.0), (0.9, 0.5), (1.0, 0.1)
     ]  # fmt: skip
+    assert {text.get_text(): text.xy for text in axes.texts} == {
+        "Undefended": (1.0, 0.0), "FARE": (0.9, 0.5), "R-TPT": (1.0, 0.1)
+    }  # fmt: skip
 
 
-def test_dots_that_lie_together_share_a_label_and_no_number_is_lost(rows):
-    axes = drawn("trade", rows).axes[0]
-    assert {text.xy: text.get_text() for text in axes.texts} == {
-        (1.0, 0.0): "1, 3", (0.9, 0.4): "2"
-    }  # fmt: skip
-    dots = [(0.55, 0.1), (0.9, 0.1), (0.52, 0.105), (0.5, 0.3), (0.89, 0.1), (0.5, 0.1)]
-    assert figures._neighbours(dots) == {
-        (0.55, 0.1): ["6", "3", "1"], (0.9, 0.1): ["5", "2"], (0.5, 0.3): ["4"]
-    }  # fmt: skip
-    assert figures._neighbours([(1.0, 1.0)] * 2) == {(1.0, 1.0): ["1", "2"]}
+def test_settings_of_a_defence_are_one_path_with_its_name_at_the_last(rows):
+    more = [
+        r | {"values": {"views": 32}, "key": f"more{r['key']}"}
+        | ({"standing": False} if r["step"] == "adaptive" else {})
+        for r in rows if r["defense"] == "rtpt"
+    ]  # fmt: skip
+    axes = drawn("trade", [*rows, *more]).axes[0]
+    paths = [line.get_ydata().tolist() for line in axes.get_lines() if line.get_marker() == "None"]
+    assert [0.1, 0.0] in paths
+    names = {text.get_text(): text.xy for text in axes.texts}
+    assert names["R-TPT … views 32"] == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gap", "places"),
+    [
+        ([0.2, 0.6], 0.1, [0.2, 0.6]),
+        ([0.5, 0.5], 0.1, [0.45, 0.55]),
+        ([0.0, 0.0, 0.9], 0.1, [0.0, 0.1, 0.9]),
+        ([0.3, 1.0, 1.0], 0.2, [0.3, 0.8, 1.0]),
+        ([0.7] * 4, 0.25, [0.25, 0.5, 0.75, 1.0]),
+        ([0.4], 1.0, [0.4]),
+    ],
+)
+def test_names_keep_a_distance_and_stay_inside(wanted, gap, places):
+    assert figures._apart(wanted, gap) == pytest.approx(places)
 
 
 def test_a_right_answer_costs_the_time_over_the_share(rows):
     bars = drawn("price", rows).axes[0].patches
-    assert [bar.get_width() for bar in bars] == pytest.approx([10 / 0.4])  # the others have none
+    assert [bar.get_width() for bar in bars] == pytest.approx([10 / 0.5, 200 / 0.1])  # one has none
     times = drawn("latency", rows).axes[0].patches
     assert [bar.get_width() for bar in times] == pytest.approx([10, 10, 200])
 

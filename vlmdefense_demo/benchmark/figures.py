@@ -7,14 +7,16 @@ Bands and bars are 95 % intervals. What nobody attacked is not drawn.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from scipy.optimize import isotonic_regression
 
 from vlmdefense_demo.benchmark.rows import Row
 from vlmdefense_demo.benchmark.statistics import Rate
@@ -25,8 +27,8 @@ from vlmdefense_demo.types import Paradigm
 WIDTH, ROW, DPI = 7.2, 0.26, 150  # inches
 BAR, PANEL = 0.36, 1.55
 CROWD = 8  # lines of one panel
-ACROSS, ABREAST = 4, 5  # panels and numbers beside each other
-NEAR = (0.12, 0.04)  # of the dots' extent, across and up: those closer share a label
+ACROSS = 4  # panels beside each other
+LABEL, APART = 0.17, 0.05  # of a name: inches a line, and the share of a panel's height at most
 GREY = "0.55"
 RADIUS = "radius, levels of 255"
 CLEAN = Cell("clean", 0.0)
@@ -87,7 +89,7 @@ def _by_defence(found: Sequence[Line], cells: Sequence[Cell], steps: Sequence[st
             for step, dash in zip(steps, DASHES, strict=False):
                 axes.plot(
                     *_points(_reached(line, cells, step)), color=_look(line)[0], linestyle=dash,
-                    linewidth=1.6, alpha=0.25 + 0.75 * i / len(settings),
+                    linewidth=1.6, alpha=_strength(i, settings),
                 )  # fmt: skip
         axes.set_title(name, fontsize=9, color=_look(settings[0])[0])
         _radii(axes, cells)
@@ -122,70 +124,82 @@ def _radii(axes: Axes, cells: Sequence[Cell]) -> None:
 
 
 def trade(found: Sequence[Line], cells: Sequence[Cell]) -> Figure | None:
-    """Clean accuracy against what the hardest attacker leaves at the largest radius."""
-    attacked = _hardest(cells)
+    """Clean accuracy against what the hardest attacker leaves; settings of a defence are one path.
+
+    From faint to strong in the table's order; the name stands beside the last.
+    """
+    attacked = _telling(found, cells)
     shown = [line for line in found if CLEAN in line.rates and attacked in line.rates]
     if attacked is None or not shown:
         return None
-    figure = Figure((WIDTH, 4.2 + ROW * len(shown) / 3), layout="constrained")
+    paths: dict[str, list[Line]] = {}
+    for line in shown:
+        paths.setdefault(line.name, []).append(line)
+    figure = Figure((WIDTH, max(4.2, 1.2 + LABEL * len(paths))), layout="constrained")
     axes = figure.add_subplot()
-    for number, line in enumerate(shown, 1):
-        x, y = line.rates[CLEAN], line.rates[attacked]
-        colour, marker = _look(line)
-        axes.errorbar(
-            x.value, y.value, xerr=_bar(x), yerr=_bar(y), fmt=marker, color=colour, markersize=7,
-            elinewidth=0.8, alpha=0.9, label=f"{number}  {line.title}",
-        )  # fmt: skip
-    for place, numbers in _neighbours(
-        [(line.rates[CLEAN].value, line.rates[attacked].value) for line in shown]
-    ).items():
-        rows = (numbers[i : i + ABREAST] for i in range(0, len(numbers), ABREAST))
-        words = "\n".join(", ".join(row) for row in rows)
-        axes.annotate(words, place, (6, 5), textcoords="offset points", fontsize=8)
+    ends, crowded = {}, len(shown) > CROWD
+    for name, settings in paths.items():
+        colour, marker = _look(settings[0])
+        dots = [(line.rates[CLEAN], line.rates[attacked]) for line in settings]
+        axes.plot([x.value for x, _ in dots], [y.value for _, y in dots], color=colour,
+                  linewidth=0.8, alpha=0.6)  # fmt: skip
+        for i, (x, y) in enumerate(dots, 1):
+            axes.errorbar(
+                x.value, y.value, xerr=None if crowded else _bar(x),
+                yerr=None if crowded else _bar(y), fmt=marker, color=colour, markersize=7,
+                markeredgewidth=0, elinewidth=0.8, alpha=_strength(i, dots),
+            )  # fmt: skip
+        ends[_path(name, settings)] = (dots[-1][0].value, dots[-1][1].value)
     axes.set(xlabel="answered rightly, clean", ylabel=f"answered rightly, {attacked.title}")
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    _beside(axes, ends)
+    marks = dict.fromkeys((line.paradigm, *_look(line)) for line in shown)
+    handles = [Line2D([], [], color=colour, marker=marker, linestyle="", markersize=7,
+                      label=MODEL if paradigm == "none" else paradigm.replace("_", " "))
+               for paradigm, colour, marker in marks]  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     _tidy(axes)
     return figure
 
 
-def _neighbours(dots: Sequence[tuple[float, float]]) -> dict[tuple[float, float], list[str]]:
-    """The rightmost of the dots that lie together -> their numbers, from left to right.
-
-    Written beside their own dots, the numbers would lie on each other.
-    """
-    reach = [
-        share * (max(values) - min(values))
-        for share, values in zip(NEAR, zip(*dots, strict=True), strict=True)
-    ]
-    groups: list[list[int]] = []
-    for i in sorted(range(len(dots)), key=dots.__getitem__):
-        near = [
-            group
-            for group in groups
-            if any(_within(dots[i], dots[other], reach) for other in group)
-        ]
-        groups = [group for group in groups if group not in near]
-        joined = [other for group in near for other in group]
-        groups.append([*sorted(joined, key=dots.__getitem__), i])
-    return {dots[group[-1]]: [str(i + 1) for i in group] for group in groups}
+def _path(name: str, settings: Sequence[Line]) -> str:
+    """ "R-TPT · views 8 … views 64" """
+    first, last = settings[0].title, settings[-1].title
+    return first if len(settings) == 1 else f"{first} … {last.removeprefix(f'{name} · ')}"
 
 
-def _within(a: Sequence[float], b: Sequence[float], reach: Sequence[float]) -> bool:
-    return all(abs(one - other) <= r for one, other, r in zip(a, b, reach, strict=True))
+def _beside(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
+    """Names in a column right of the panel, each with a thread to its dot."""
+    low, high = axes.get_ylim()
+    # Of two dots as high the right one has the lower name, so that threads do not cross.
+    names = sorted(ends, key=lambda name: (ends[name][1], -ends[name][0]))
+    wanted = [(ends[name][1] - low) / (high - low) for name in names]
+    for name, place in zip(names, _apart(wanted, min(APART, 1 / len(names))), strict=True):
+        axes.annotate(
+            name, ends[name], (1.03, place), textcoords="axes fraction", fontsize=8, va="center",
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkB": 4,
+                        "relpos": (0, 0.5)},
+        )  # fmt: skip
+
+
+def _apart(wanted: Sequence[float], gap: float) -> list[float]:
+    """Ascending places in [0, 1], each with a gap to the next, moved as little as that takes."""
+    steps = gap * np.arange(len(wanted))
+    places = isotonic_regression(np.asarray(wanted) - steps).x
+    return (places.clip(0, max(0.0, 1 - steps[-1])) + steps).tolist()
 
 
 def latency(found: Sequence[Line], cells: Sequence[Cell]) -> Figure | None:
     """Median time of a single picture."""
     shown = [(line, line.ms) for line in found if line.ms]
-    return _bars(shown, "ms a picture, logarithmic") if shown else None
+    return _bars(shown, "time of a picture") if shown else None
 
 
 def price(found: Sequence[Line], cells: Sequence[Cell]) -> Figure | None:
-    """Time for one right answer against the hardest attacker at the largest radius.
+    """Time for one right answer against the hardest attacker.
 
     The time of a picture over the share answered rightly; without right answers there is no price.
     """
-    attacked = _hardest(cells)
+    attacked = _telling(found, cells)
     shown = [
         (line, line.ms / line.rates[attacked].value)
         for line in found
@@ -196,7 +210,7 @@ def price(found: Sequence[Line], cells: Sequence[Cell]) -> Figure | None:
     ]
     if attacked is None or not shown:
         return None
-    return _bars(shown, f"ms for one right answer, {attacked.title}, logarithmic")
+    return _bars(shown, f"time for one right answer, {attacked.title}")
 
 
 FIGURES: dict[str, Callable[[Sequence[Line], Sequence[Cell]], Figure | None]] = {
@@ -204,9 +218,18 @@ FIGURES: dict[str, Callable[[Sequence[Line], Sequence[Cell]], Figure | None]] = 
 }  # fmt: skip
 
 
-def _hardest(cells: Sequence[Cell]) -> Cell | None:
-    """The last attacker at the largest radius; each stands on what those before it broke."""
-    return cells[-1] if cells and cells[-1].eps else None
+def _telling(found: Sequence[Line], cells: Sequence[Cell]) -> Cell | None:
+    """The last attacker, who stands on what those before him broke, where he parts the defences most."""
+    if not cells or not cells[-1].eps:
+        return None
+    his = [cell for cell in reversed(cells) if cell.step == cells[-1].step]
+    return max(
+        his, key=lambda cell: _spread([x.rates[cell].value for x in found if cell in x.rates])
+    )
+
+
+def _spread(values: Sequence[float]) -> float:
+    return max(values) - min(values)
 
 
 def _curve(axes: Axes, shown: Sequence[tuple[float, Rate]], line: Line, style: object) -> None:
@@ -227,11 +250,23 @@ def _bars(shown: Sequence[tuple[Line, float]], label: str) -> Figure:
     bars = axes.barh(
         [line.title for line, _ in shown], values, color=[_look(line)[0] for line, _ in shown]
     )
-    axes.bar_label(bars, [f"{value:.3g}" for value in values], padding=3)
-    axes.set(xscale="log", xlabel=label, xlim=(min(values) / 2, max(values) * 2))
+    axes.bar_label(bars, [_time(value) for value in values], padding=3)
+    axes.set(xscale="log", xlabel=f"{label}, logarithmic", xlim=(min(values) / 2, max(values) * 3))
+    axes.xaxis.set_major_formatter(lambda value, _: _time(value))
+    axes.margins(y=0.6 / len(shown))
     axes.invert_yaxis()
     _tidy(axes)
     return figure
+
+
+def _time(ms: float) -> str:
+    """ "83.2 ms", "1.82 s", "239 s" """
+    return f"{ms:.3g} ms" if ms < 1000 else f"{ms / 1000:.3g} s"
+
+
+def _strength(i: int, settings: Sequence[object]) -> float:
+    """How strong the i-th of some settings is drawn, counted from 1."""
+    return 0.25 + 0.75 * i / len(settings)
 
 
 def _look(line: Line) -> tuple[str, str]:

@@ -16,10 +16,10 @@ from vlmdefense_demo.survey import entry
 
 CAPTIONS = {
     "curves": "Accuracy over the radius, by attacker.",
-    "trade": "Clean accuracy against what the hardest attacker leaves at the largest radius; numbers of "
-    "dots that lie together are theirs from left to right.",
+    "trade": "Clean accuracy against what the hardest attacker leaves at the radius where that parts the "
+    "defences most; settings of one from faint to strong.",
     "latency": "Median time of a single picture.",
-    "price": "Time for one right answer against that attacker.",
+    "price": "Time for one right answer against that attacker at that radius.",
 }
 WARNING = (
     "Other models, other data, other attackers: these numbers are quoted beside the table above because "
