@@ -491,3 +491,12 @@ def test_requests_are_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         request().seed = 1
     assert engine.Request(tiny.images(1), tiny.LABELS).seed == 0
+
+
+@pytest.mark.parametrize("call", [
+    lambda clf, x: attack("pgd", clf, x, Goal(torch.tensor([0]))),
+    lambda clf, x: defend("fare", clf, x),
+])  # fmt: skip
+def test_inference_mode_is_refused_in_a_sentence(clf, call):
+    with torch.inference_mode(), pytest.raises(InvalidParameter, match="need gradients"):
+        call(clf, tiny.images(1))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import build
@@ -23,7 +24,11 @@ def attack(
     Args:
         x: (B, 3, H, W) on the 8-bit grid.
         params: the attack's fields in pixel units, e.g. ``eps=4 / 255``.
+
+    Raises:
+        InvalidParameter: inference mode is on.
     """
+    _check_mode()
     attacker = _make(entry(id, "attack"), params)
     run = Run(seed, tuple(map(str, range(len(x)))), f"/{id}", clf.meter)
     with clf.meter.stage() as cost:
@@ -44,12 +49,25 @@ def defend(
         id: of a defence, or of two in a row: "fare+ttc", whose fields are ``ttc_steps`` and the like.
         x: (B, 3, H, W).
         params: the defence's fields in pixel units.
+
+    Raises:
+        InvalidParameter: inference mode is on.
     """
+    _check_mode()
     method = _make(entry(id, "defense"), params)
     run = Run(seed, tuple(map(str, range(len(x)))), f"/{id}", clf.meter)
     with clf.meter.stage() as cost:
         result = method(clf, x, run=run)
     return replace(result, cost=cost)
+
+
+def _check_mode() -> None:
+    """Attacks and half of the defences differentiate, which inference mode forbids even where asked to."""
+    if torch.is_inference_mode_enabled():
+        raise InvalidParameter(
+            "Attacks and defences need gradients, which torch.inference_mode() does not allow.",
+            "Use torch.no_grad() instead.",
+        )
 
 
 def _make(row: Entry, params: Mapping[str, Any]) -> Any:

@@ -285,3 +285,14 @@ def test_the_last_few_mixtures_are_kept(pair):
         between(clean, robust, 0.2 + step / 10)
     assert len(variants._between) <= variants.MOST_BETWEEN
     assert between(clean, robust, 0.1) is not first
+
+
+def test_a_tower_that_is_first_asked_for_in_inference_mode_can_be_attacked_later(folder):
+    backbone = load(folder)
+    with torch.inference_mode():
+        twins = load_twin(backbone, "fare"), between(backbone, load_twin(backbone, "tecoa"), 0.5)
+        words = load_learned(backbone, "advpt")["context"]
+    for twin in twins:
+        x = tiny.images(1).requires_grad_()
+        assert torch.autograd.grad(twin.encode_image(x).sum(), x)[0].abs().max() > 0
+    assert not words.is_inference()

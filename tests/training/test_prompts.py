@@ -13,7 +13,7 @@ from vlmdefense_demo.attacks.features import Embedding
 from vlmdefense_demo.attacks.pgd import PGD
 from vlmdefense_demo.defenses.training_time.advpt import AdvPT
 from vlmdefense_demo.defenses.training_time.apt import APT
-from vlmdefense_demo.errors import Cancelled, InvalidLabels, MethodFailed
+from vlmdefense_demo.errors import Cancelled, InvalidLabels, InvalidParameter, MethodFailed
 from vlmdefense_demo.losses import divergence
 from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.models.variants import load_twin
@@ -63,6 +63,17 @@ def test_apt_stands_on_the_tower_it_was_learned_with(clf):
     robust = clf.with_backbone(load_twin(clf.backbone, "tecoa"))
     expected = clf.scale * robust.encode_image(x) @ text.T
     torch.testing.assert_close(APT()(clf, x, run=tiny.run_for(2)).logits, expected)
+
+
+def test_apt_keeps_its_tower_when_a_stronger_one_comes(backbone):
+    x, words = tiny.images(2), torch.randn(2, 16, generator=torch.Generator().manual_seed(8))
+
+    def answer(eps):
+        learned = {"apt": LearnedContext(words, "tecoa", tower_eps=eps)}
+        return APT()(tiny.classifier(backbone, learned=learned), x, run=tiny.run_for(2)).logits
+
+    assert torch.equal(answer(0), answer(3)), "the largest there is"
+    assert not torch.allclose(answer(2), answer(3))
 
 
 def test_a_requests_own_prompt_goes_before_the_shipped_one(clf):
@@ -115,13 +126,28 @@ def test_the_same_seed_learns_the_same_words(train, lesson):
 @each
 def test_a_killed_training_continues_to_the_same_words(train, lesson, tmp_path):
     recipe = dataclasses.replace(FEW, save_every=1)
-    whole = train(lesson, recipe, tiny.run_for()).context
+    whole = train(lesson, recipe, tiny.run_for())
     polls = 3 if train is train_apt else 5
     with pytest.raises(Cancelled):
         train(lesson, recipe, tiny.run_for(should_stop=tiny.stops_at(polls)), tmp_path / "a.pt")
     assert torch.load(tmp_path / "a.pt", weights_only=True)["step"] == 2
-    again = train(lesson, recipe, tiny.run_for(), tmp_path / "a.pt").context
-    torch.testing.assert_close(again, whole)
+    again = train(lesson, recipe, tiny.run_for(), tmp_path / "a.pt")
+    torch.testing.assert_close(again.context, whole.context)
+    assert again.losses == pytest.approx(whole.losses)
+    done = train(lesson, recipe, tiny.run_for(), tmp_path / "a.pt")
+    assert torch.equal(done.context, again.context)
+    assert done.losses == again.losses
+
+
+@each
+def test_a_checkpoint_of_another_lesson_is_refused(train, lesson, tmp_path):
+    recipe = dataclasses.replace(FEW, epochs=1)
+    train(lesson, recipe, tiny.run_for(), tmp_path / "a.pt")
+    fewer = dataclasses.replace(lesson, photos=lesson.photos[1:])
+    with pytest.raises(InvalidParameter, match="another set of photos"):
+        train(fewer, recipe, tiny.run_for(), tmp_path / "a.pt")
+    with pytest.raises(InvalidParameter, match="another recipe"):
+        train(lesson, FEW, tiny.run_for(), tmp_path / "a.pt")
 
 
 def test_apt_costs_one_text_pass_a_step_and_seven_image_passes_a_photo(lesson):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vlmdefense_demo.errors import InvalidImage, MissingWeights
+from vlmdefense_demo.training import recipes
 from vlmdefense_demo.training.photos import Photo, batches, centre_crop, random_crop, read_photos
 from vlmdefense_demo.training.report import wilson
 from vlmdefense_demo.training.wordnet import read_wordnet
@@ -69,6 +74,41 @@ def test_a_listed_photo_that_is_missing_is_an_error(photos_dir):
     (photos_dir / "objects1" / "x.jpg").unlink()
     with pytest.raises(InvalidImage, match=r"x\.jpg"):
         read_photos(photos_dir, ["objects1"])
+
+
+def _file(image, kind, **more):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **more)
+    return Photo("set", "x", "thing", "", buffer.getvalue())
+
+
+def test_a_photo_is_trained_on_as_a_defence_sees_it():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = _file(Image.new("RGB", (60, 40), (9, 99, 200)), "JPEG", exif=exif)
+    assert turned.open().size == (40, 60)
+    clear = _file(Image.new("RGBA", (20, 20), (0, 0, 0, 0)), "PNG")
+    assert clear.open().getpixel((3, 3)) == (255, 255, 255)
+    ramp = np.linspace(0, 65535, 400).astype(np.uint16).reshape(20, 20)
+    grey = _file(Image.fromarray(ramp), "PNG")
+    assert 120 < np.asarray(grey.open()).mean() < 135
+
+
+def test_a_photo_that_cannot_be_read_is_named():
+    with pytest.raises(InvalidImage, match=r"set/x\.jpg: "):
+        Photo("set", "x.jpg", "thing", "", b"nothing").open()
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"), [("vit", False), ("resnet", False), ("causal", True)]
+)
+def test_crops_are_smaller_only_where_the_tower_takes_them(backbones, name, takes):
+    backbone = backbones[name]
+    own = backbone.preprocess.size
+    smaller = own * 3 // 4
+    assert recipes._crop(backbone, smaller, "fare") == (smaller if takes else own)
+    assert recipes._crop(backbone, smaller, "tecoa_vp") == own, "the frame lies around all of it"
+    assert recipes._crop(backbone, 2 * own, "fare") == own
 
 
 def test_an_empty_folder_is_an_error(tmp_path):

@@ -58,6 +58,8 @@ def test_labels_of_ones_own_hold_the_right_one_and_others(backbone, photos_dir, 
     assert not ten.right.any()
     every = words_trial(backbone, photos_dir, 8, labels=0)
     assert every.text.shape == (1, 15, 24)
+    for trial in (ten, every):
+        assert len(list(accuracies("tiny", backbone, trial))) == 4
     for i in range(8):
         torch.testing.assert_close(ten.text[i, 0], every.text[0, every.right[i]])
         assert len(ten.text[i].unique(dim=0)) == 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import pytest
@@ -11,8 +12,10 @@ from torch import nn
 
 from tests import tiny
 from vlmdefense_demo.attacks.pgd import PGD
+from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.models.border import Border, assemble, framed
 from vlmdefense_demo.models.catalog import load_model
+from vlmdefense_demo.models.variants import load_twin
 from vlmdefense_demo.training.fare import FAREObjective
 from vlmdefense_demo.training.objective import Batch
 from vlmdefense_demo.training.photos import centre_crop, read_photos
@@ -184,6 +187,22 @@ def test_a_killed_run_continues_to_the_same_weights(name, backbone, text, photos
     again = fine_tune(Course(backbone, photos, text, recipe, tmp_path / "part.pt"), objective)
     for key, value in whole.state_dict().items():
         assert torch.allclose(value, again.state_dict()[key], atol=1e-6), key
+
+
+@pytest.mark.parametrize("other", ["recipe", "start", "set of photos"])
+def test_a_checkpoint_of_another_training_is_refused(other, backbone, text, photos, tmp_path):
+    file, recipe = tmp_path / "a.pt", small(steps=1)
+    fine_tune(Course(backbone, photos, text, recipe, file), OBJECTIVES["fare"])
+    written, start = file.read_bytes(), None
+    if other == "recipe":
+        recipe = dataclasses.replace(recipe, eps=4 / 255)
+    elif other == "start":
+        start = load_twin(backbone, "fare").visual
+    else:
+        photos = photos[1:]
+    with pytest.raises(InvalidParameter, match=f"with another {other}"):
+        fine_tune(Course(backbone, photos, text, recipe, file), OBJECTIVES["fare"], start)
+    assert file.read_bytes() == written
 
 
 def robust_accuracy(student, teacher, photos, text):

@@ -36,12 +36,14 @@ class LearnedContext:
         tower: id of the robust image tower it was learned with, "" for the model's own.
         notes: how it was trained, for the card.
         model: name of the model it belongs to.
+        tower_eps: radius that tower was trained for, in levels; 0 is the largest there is.
     """
 
     context: Tensor
     tower: str = ""
     notes: tuple[Note, ...] = ()
     model: str = ""
+    tower_eps: float = 0
 
 
 class ContextPrompts:

@@ -54,7 +54,8 @@ def distance(a: Moments, b: Moments) -> Tensor:
 class Stream:
     """Moments of more samples than fit into memory, batch by batch.
 
-    Source: Chan, Golub & LeVeque's update of Welford's, in double precision.
+    Source: Chan, Golub & LeVeque's update of Welford's, in double precision on the CPU, because not
+    every device has it.
     """
 
     def __init__(self) -> None:
@@ -66,10 +67,10 @@ class Stream:
         """Count a batch in."""
         if not self._n:
             self._n = [0] * len(samples)
-            self._mean = [torch.zeros_like(s[0], dtype=torch.float64) for s in samples]
+            self._mean = [torch.zeros(s.shape[1:], dtype=torch.float64) for s in samples]
             self._squares = [torch.zeros_like(m) for m in self._mean]
         for i, sample in enumerate(samples):
-            s = sample.detach().double()
+            s = sample.detach().cpu().double()
             n, more = self._n[i], len(s)
             mean = s.mean(0)
             away = mean - self._mean[i]

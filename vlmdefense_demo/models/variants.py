@@ -40,7 +40,7 @@ class Variant:
         source: a safetensors file beside the manifest, or an ``hf-hub:`` address of a whole model.
         eps: radius it was trained for, in levels of 255.
         recipe, data, accuracy: one line each, for the card; accuracy names its source.
-        tower: the robust tower a prompt was learned with, "" for the model's own.
+        tower, tower_eps: the robust tower a prompt was learned with and its eps, "" for the model's own.
         sha256: of the file, "" for a download.
     """
 
@@ -52,6 +52,7 @@ class Variant:
     accuracy: str = ""
     licence: str = "MIT"
     tower: str = ""
+    tower_eps: float = 0
     sha256: str = ""
 
 
@@ -144,10 +145,12 @@ def load_twin(backbone: Backbone, method: str, eps: float = 0) -> Backbone:
     with _lock:
         key = (backbone.name, variant.source, str(backbone.device))
         if key not in _towers:
-            with torch.random.fork_rng(devices=[]):
+            # What inference mode makes could never be attacked, and is kept for everybody.
+            with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
                 visual = _load_visual(backbone, variant)
-            _towers[key] = backbone.with_visual(visual.to(backbone.device), method)
-            _towers[key].warm_up()
+                twin = backbone.with_visual(visual.to(backbone.device), method)
+                twin.warm_up()
+            _towers[key] = twin
         return _towers[key]
 
 
@@ -165,10 +168,12 @@ def between(backbone: Backbone, twin: Backbone, alpha: float) -> Backbone:
     with _lock:
         key = (backbone, twin, alpha)
         if key not in _between:
-            visual = copy.deepcopy(backbone.visual)
-            visual.load_state_dict(mixture(backbone.visual, twin.visual, alpha))
-            _between[key] = backbone.with_visual(visual, twin.twin)
-            _between[key].warm_up()
+            with torch.inference_mode(False):
+                visual = copy.deepcopy(backbone.visual)
+                visual.load_state_dict(mixture(backbone.visual, twin.visual, alpha))
+                mixed = backbone.with_visual(visual, twin.twin)
+                mixed.warm_up()
+            _between[key] = mixed
         _between.move_to_end(key)
         if len(_between) > MOST_BETWEEN:
             _between.popitem(last=False)
@@ -190,7 +195,8 @@ def load_learned(backbone: Backbone, method: str) -> dict[str, Tensor]:
     Raises:
         MissingWeights: none exists for this model, or its file is damaged.
     """
-    tensors = _read(entry_of(backbone.name), find(backbone.name, method))
+    with torch.inference_mode(False):
+        tensors = _read(entry_of(backbone.name), find(backbone.name, method))
     return {name: value.float().to(backbone.device) for name, value in tensors.items()}
 
 
@@ -200,10 +206,9 @@ def load_context(backbone: Backbone, method: str) -> LearnedContext:
     Raises:
         MissingWeights: none exist for this model, or their file is damaged.
     """
-    context = load_learned(backbone, method)["context"]
-    return LearnedContext(
-        context, find(backbone.name, method).tower, training_notes(backbone, method)
-    )
+    context, variant = load_learned(backbone, method)["context"], find(backbone.name, method)
+    notes = training_notes(backbone, method)
+    return LearnedContext(context, variant.tower, notes, tower_eps=variant.tower_eps)
 
 
 @cache

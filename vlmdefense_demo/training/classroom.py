@@ -16,7 +16,7 @@ from vlmdefense_demo.labels import clean_labels, plain
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.models.prompts import LearnedContext
-from vlmdefense_demo.models.variants import load_twin, missing
+from vlmdefense_demo.models.variants import find, load_twin, missing
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.training.photos import Photo
 from vlmdefense_demo.training.prompts import (
@@ -133,7 +133,8 @@ def teach(homework: Homework, backbone: Backbone, run: Run) -> Iterator[LearnedC
             "There is not enough memory for this training.", "Use fewer pictures or another model."
         ) from error
     notes = _notes(trained, recipe, photos)
-    yield LearnedContext(trained.context, tower, notes, backbone.name)
+    eps = find(backbone.name, tower).eps if tower else 0
+    yield LearnedContext(trained.context, tower, notes, backbone.name, eps)
 
 
 def _notes(trained: Trained, recipe: PromptRecipe, photos: Sequence[Photo]) -> tuple[Note, ...]:

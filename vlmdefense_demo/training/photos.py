@@ -8,7 +8,6 @@ in five of every other set, chosen by a hash of its name, is held out of all tra
 from __future__ import annotations
 
 import csv
-import io
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlmdefense_demo.errors import InvalidImage
+from vlmdefense_demo.images import read_upload
 
 VALIDATION_ONLY = "objects"
 HOLD_OUT_EVERY = 5
@@ -28,7 +28,7 @@ HOLD_OUT_EVERY = 5
 
 @dataclass(frozen=True)
 class Photo:
-    """One labelled JPEG, still encoded."""
+    """One labelled picture, still encoded."""
 
     source: str
     file: str
@@ -43,8 +43,15 @@ class Photo:
         return self.source.startswith(VALIDATION_ONLY) or by_hash
 
     def open(self) -> Image.Image:
-        """The decoded RGB picture."""
-        return Image.open(io.BytesIO(self.data)).convert("RGB")
+        """The picture as a defence would see it: RGB, upright, on white.
+
+        Raises:
+            InvalidImage: it cannot be read.
+        """
+        try:
+            return read_upload(self.data).image
+        except InvalidImage as error:
+            raise InvalidImage(f"{self.source}/{self.file}: {error.message}", error.hint) from error
 
 
 def read_photos(folder: Path, only: Sequence[str] = ()) -> list[Photo]:

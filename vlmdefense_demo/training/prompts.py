@@ -20,7 +20,7 @@ from vlmdefense_demo.losses import divergence
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.training.ascent import climb
-from vlmdefense_demo.training.checkpoint import resume, save
+from vlmdefense_demo.training.checkpoint import Checkpoint, about
 from vlmdefense_demo.training.photos import Photo, centre_crop, random_crop
 from vlmdefense_demo.training.schedule import warm_cosine
 from vlmdefense_demo.types import Cost, Features, Images, Labels
@@ -81,7 +81,7 @@ class Trained:
     Args:
         context: (n_ctx, d) vectors.
         losses: mean cross-entropy of every epoch.
-        cost: passes and seconds of the whole training.
+        cost: passes and seconds; after a kill, of what was still to do.
     """
 
     context: Tensor
@@ -178,9 +178,12 @@ def _learn(
     optimiser = torch.optim.SGD(
         words.parameters(), momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-    first = resume(checkpoint, words, optimiser) if checkpoint else 0
+    file = checkpoint and Checkpoint(
+        checkpoint, about(recipe, lesson.photos, clf.backbone.model, words)
+    )
+    first, losses = file.resume(words, optimiser) if file else (0, [])
     per_epoch = -(-len(labels) // recipe.batch)
-    steps, losses = recipe.epochs * per_epoch, []
+    steps = recipe.epochs * per_epoch
     with clf.meter.stage() as cost:
         for step in range(first, steps):
             run.step(step, steps)
@@ -198,8 +201,8 @@ def _learn(
             optimiser.step()
             losses.append(float(loss.detach()))
             run.record("loss", loss)
-            if checkpoint and ((step + 1) % recipe.save_every == 0 or step + 1 == steps):
-                save(checkpoint, words, optimiser, step + 1)
+            if file and ((step + 1) % recipe.save_every == 0 or step + 1 == steps):
+                file.save(words, optimiser, step + 1, losses)
     means = [sum(part) / len(part) for part in _chunks(losses, per_epoch)]
     return Trained(words["context"].detach(), tuple(means), cost)
 

@@ -22,6 +22,7 @@ from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.models.deep_prompts import vision_transformer
 from vlmdefense_demo.models.variants import (
     Variant,
+    find,
     folder_of,
     forget_models,
     load_twin,
@@ -65,7 +66,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "tga_zsr": TGAObjective, "tecoa_vp": TeCoAObjective,
 }  # fmt: skip
 # The frame belongs to the full-size picture, starts from noise and has no decay to lean on.
-FRAME = TowerRecipe(size=224, learning_rate=0.05, weight_decay=0.0)
+FRAME = TowerRecipe(learning_rate=0.05, weight_decay=0.0)
 EPS = 3.0
 SHARES = {"tecoa": 0.8}
 APT = PromptRecipe(epochs=20)
@@ -125,6 +126,7 @@ def tower(args: argparse.Namespace) -> Iterator[str]:
     eps = _levels(args, EPS)
     base = TowerRecipe(share=SHARES.get(args.what, 1.0))
     how = replace(FRAME if args.what == "tecoa_vp" else base, eps=eps / 255)
+    how = replace(how, size=_crop(backbone, how.size, args.what))
     if args.steps:
         how = replace(how, steps=args.steps)
     start = None
@@ -154,6 +156,19 @@ def tower(args: argparse.Namespace) -> Iterator[str]:
     yield f"wrote {folder / variant.source}"
 
 
+def _crop(backbone: Backbone, smaller: int, what: str) -> int:
+    """The side of the training crops: less than the model's own where its tower takes both."""
+    own = backbone.preprocess.size
+    if what == "tecoa_vp" or smaller >= own:
+        return own
+    try:
+        with torch.no_grad():
+            backbone.encode_image(torch.zeros(1, 3, smaller, smaller, device=backbone.device))
+    except (RuntimeError, AssertionError):  # a ViT has a position for every patch of its own size
+        return own
+    return smaller
+
+
 def prompt(args: argparse.Namespace) -> Iterator[str]:
     """A learned prompt: APT on the TeCoA tower, AdvPT on the model's own."""
     folder = args.out or POCKET
@@ -172,7 +187,7 @@ def prompt(args: argparse.Namespace) -> Iterator[str]:
     variant = Variant(
         args.what, f"{args.what}.safetensors", how.eps * 255, words,
         f"{args.shots} photos a class of {len(clf.labels)} Caltech-101 classes",
-        tower="tecoa" if apt else "",
+        tower="tecoa" if apt else "", tower_eps=find(backbone.name, "tecoa").eps if apt else 0,
     )  # fmt: skip
     write_variant(folder, variant, {"context": trained.context})
     forget_models()

@@ -56,7 +56,7 @@ def words_trial(backbone: Backbone, folder: Path, n: int, labels: int = N_LABELS
     photos, chosen, generator = _photos(folder, n)
     words = sorted({p.label for p in photos})
     right = [words.index(p.label) for p in chosen]
-    text = embed_labels(backbone, words)
+    text = embed_labels(backbone, words).clone()  # no inference tensor
     if labels:
         return _few(backbone, chosen, right, text, generator)
     return Trial(_views(backbone, chosen), text[None], torch.tensor(right))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vlmdefense_demo.models.backbone import Backbone
-from vlmdefense_demo.training.checkpoint import resume, save
+from vlmdefense_demo.training.checkpoint import Checkpoint, about
 from vlmdefense_demo.training.lesson import Language, Lesson, prepare
 from vlmdefense_demo.training.photos import Photo
 from vlmdefense_demo.training.schedule import warm_cosine
@@ -95,12 +95,13 @@ def fit(
     draw_weights(tower, recipe.seed)
     table = tower.token_embedding
     tower.token_embedding = compact.take(table)
+    file = Checkpoint(checkpoint, about(recipe, (), tower, target=lesson.vocabulary.targets))
     if not checkpoint.exists():
         start_as_bag(tower, compact, lesson, recipe)
     optimiser = torch.optim.AdamW(
         tower.parameters(), betas=(0.9, 0.98), weight_decay=recipe.weight_decay
     )
-    first = resume(checkpoint, tower, optimiser)
+    first, _ = file.resume(tower, optimiser)
     prompts = _prompts(lesson.vocabulary, templates, recipe, first)
     for step, (texts, targets) in enumerate(
         tqdm(prompts, total=recipe.steps, initial=first, mininterval=10), first
@@ -116,7 +117,7 @@ def fit(
         if (step + 1) % 200 == 0 or step + 1 == recipe.steps:
             cosine = (out * targets).sum(1).mean().item()
             logger.info("step %d of %d, cosine %.4f", step + 1, recipe.steps, cosine)
-            save(checkpoint, tower, optimiser, step + 1)
+            file.save(tower, optimiser, step + 1)
     tower.token_embedding = compact.put_back(tower.token_embedding, table)
     return tower.eval().requires_grad_(False)
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.folding import LiveFold
 from vlmdefense_demo.training.ascent import climb
-from vlmdefense_demo.training.checkpoint import resume, save
+from vlmdefense_demo.training.checkpoint import Checkpoint, about
 from vlmdefense_demo.training.objective import Batch, Objective
 from vlmdefense_demo.training.photos import Photo, batches
 from vlmdefense_demo.training.schedule import warm_cosine
@@ -93,6 +93,11 @@ class Curriculum(Protocol):
         ...
 
     @property
+    def photos(self) -> Sequence[Photo]:
+        """What its batches are made of."""
+        ...
+
+    @property
     def checkpoint(self) -> Path:
         """Written every `save_every` steps, and continued from if it exists."""
         ...
@@ -137,11 +142,17 @@ def fine_tune(course: Course, objective: Objective, start: nn.Module | None = No
 
 
 def train(student: Backbone, trained: nn.Module, course: Curriculum, objective: Objective) -> None:
-    """The loop: attack the student, then one optimiser step on `trained`, which shapes its answer."""
+    """The loop: attack the student, then one optimiser step on `trained`, which shapes its answer.
+
+    Raises:
+        InvalidParameter: the checkpoint belongs to another training.
+    """
     recipe = course.recipe
     trained.requires_grad_(True)
     optimiser = recipe.optimiser(trained)
-    first = resume(course.checkpoint, trained, optimiser)
+    made_of = about(recipe, course.photos, student.model, trained)
+    checkpoint = Checkpoint(course.checkpoint, made_of)
+    first, _ = checkpoint.resume(trained, optimiser)
     data = course.batches(range(first, recipe.steps))
     progress = tqdm(data, total=recipe.steps, initial=first, mininterval=10)
     for step, batch in enumerate(progress, first):
@@ -157,7 +168,7 @@ def train(student: Backbone, trained: nn.Module, course: Curriculum, objective: 
         progress.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
         if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
             logger.info("step %d of %d, loss %.4f", step + 1, recipe.steps, loss.item())
-            save(course.checkpoint, trained, optimiser, step + 1)
+            checkpoint.save(trained, optimiser, step + 1)
     trained.eval().requires_grad_(False)
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from vlmdefense_demo.geometry import LEVELS
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.catalog import MIDDLE
-from vlmdefense_demo.training.checkpoint import resume, save
+from vlmdefense_demo.training.checkpoint import Checkpoint, about
 from vlmdefense_demo.training.photos import Photo, batches
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,8 @@ def train_universal(
     size = backbone.preprocess.size
     one = Perturbation(size, recipe.eps, recipe.seed).to(backbone.device)
     optimiser = torch.optim.SGD(one.parameters(), lr=1.0)
-    first = resume(checkpoint, one, optimiser)
+    file = Checkpoint(checkpoint, about(recipe, photos, backbone.model))
+    first, _ = file.resume(one, optimiser)
     data = batches(photos, size, recipe.batch, range(first, recipe.steps), recipe.seed)
     for step, x in enumerate(tqdm(data, total=recipe.steps, initial=first, mininterval=10), first):
         x = x.to(backbone.device)
@@ -74,7 +75,7 @@ def train_universal(
         one.delta.data.copy_(ahead.clamp(-recipe.eps, recipe.eps))
         if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
             logger.info("step %d of %d, 1 - cos %.4f", step + 1, recipe.steps, value.item())
-            save(checkpoint, one, optimiser, step + 1)
+            file.save(one, optimiser, step + 1)
     return (one.delta.detach() * LEVELS).round().cpu() / LEVELS
 
 

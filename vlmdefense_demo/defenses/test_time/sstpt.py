@@ -97,10 +97,11 @@ def stability(logits: Logits, weak: Logits) -> Tensor:
     form, with the arguments of the usual one swapped. In double precision: of two sure views nothing
     else would be left than rounding, of either sign.
     """
-    log_p, log_q = logits.double().log_softmax(1), weak.double().log_softmax(1)
+    # On the CPU, because not every device has double precision.
+    log_p, log_q = (answer.cpu().double().log_softmax(1) for answer in (logits, weak))
     middle = torch.logaddexp(log_p, log_q) - math.log(2)
     apart = 0.5 * (divergence(middle, log_p) + divergence(middle, log_q))
-    return (1 / (apart.clamp_min(0) + TINY)).to(logits.dtype)
+    return (1 / (apart.clamp_min(0) + TINY)).to(logits)
 
 
 def stretched(scores: Tensor) -> Tensor:

@@ -36,7 +36,9 @@ class LearnedPrompt(Defender):
         learned = clf.learned_context(self.weights)
         deployed = clf.with_learned(self.weights)
         if learned.tower:
-            deployed = deployed.with_backbone(load_twin(clf.backbone, learned.tower))
+            deployed = deployed.with_backbone(
+                load_twin(clf.backbone, learned.tower, learned.tower_eps)
+            )
         features = deployed.encode_image(x)
         notes = (learned.notes,) * len(x)
         return DefenseResult(deployed.logits(features), features=features, notes=notes)

@@ -60,7 +60,7 @@ class RobustTower(Defender):
             "clean": [float(p[0, right]) for p in probs],
             "attacked": [float(p[1, right]) for p in probs],
         }
-        return (Note("confidence in the right answer, by alpha", curves, "curves"),)
+        return (Note(f"confidence in “{clf.labels[right]}”, by alpha", curves, "curves"),)
 
     def model(self, clf: ZeroShotClassifier) -> ZeroShotClassifier:
         """The classifier behind this defence's image tower; MissingWeights if there is none."""
