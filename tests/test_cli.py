@@ -97,6 +97,32 @@ def test_what_cannot_be_written_is_refused_before_anything_runs(call, tmp_path, 
     assert "x cannot be written." in err
 
 
+def test_a_story_is_written_into_a_folder_only(call, tmp_path, monkeypatch):
+    monkeypatch.setattr("vlmdefense_demo.engine.compare", lambda *_: pytest.fail("it ran"))
+    (tmp_path / "x").write_text("mine")
+    code, _, err = call("--out", str(tmp_path / "x"))
+    assert code == 2
+    assert "x is no folder. Name a folder" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["stories", "--lang", "de"], "--lang is the language of a file. Name one with --html."),
+        (["stories", "--html", "x.html", "--only", "one-step"], "all of them. Leave --only"),
+        (["stories", "--html", "/nowhere/x.html"], "/nowhere/x.html cannot be written."),
+        (["stories", "--html", "x.html", "--lang", "fr"], "Unknown language 'fr'."),
+        (["trial", "--images", ".", "--file", "a", "--table-only", "/nowhere/b"],
+         "/nowhere/b: No such file or directory."),
+    ],
+)  # fmt: skip
+def test_what_a_command_cannot_do_is_one_sentence_and_code_2(argv, says, capsys):
+    assert main(argv) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert says in said.err
+
+
 @pytest.mark.parametrize(
     ("more", "radius"),
     [

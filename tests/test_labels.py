@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 from vlmdefense_demo.errors import InvalidLabels
-from vlmdefense_demo.labels import clean_labels, clean_template, fill
+from vlmdefense_demo.labels import clean_labels, clean_template, fill, grouped_labels
 
 
 @pytest.mark.parametrize(
@@ -102,3 +102,11 @@ def test_fill_never_interprets_the_label(label):
 
 def test_fill_never_interprets_the_template():
     assert fill("{0.__class__} {}", "cat") == "{0.__class__} cat"
+
+
+@pytest.mark.parametrize(
+    "typed", ["猫,狗\n狮子", "猫，狗、狮子", "猫、狗，狮子,", "猫 , 狗\n、狮子"]
+)
+def test_commas_of_every_keyboard_part_labels(typed):
+    assert clean_labels(typed) == ("猫", "狗", "狮子")
+    assert grouped_labels(typed.replace("狮子", "狮子 = 虎"))[1] == (0, 1, 2, 2)

@@ -38,6 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DemoError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    except OSError as error:
+        if error.filename is None:  # none of a file the person named
+            raise
+        sys.stderr.write(f"{error.filename}: {error.strerror}.\n")
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -206,7 +211,7 @@ def _stories(some: Parsers) -> None:
     stories.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda", "mps"))
     stories.add_argument("--html", type=Path, metavar="FILE",
                          help="make nothing; write the lecture as one file for any browser")  # fmt: skip
-    stories.add_argument("--lang", default="en", help="language of that file; default: en")
+    stories.add_argument("--lang", help="language of that file; default: en")
     stories.set_defaults(command=commands.stories)
 
 

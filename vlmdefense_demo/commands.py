@@ -28,6 +28,8 @@ def compare(args: argparse.Namespace) -> int:
 
     for file in filter(None, (args.report, args.json if args.json != "-" else None)):
         _writable(Path(file))
+    if args.out and args.out.exists() and not args.out.is_dir():
+        raise InvalidParameter(f"{args.out} is no folder.", "Name a folder with --out.")
     backbone = load_model(args.model, args.device)
     request = asked(args, backbone)
     cards = list({card.method: card for card in engine.compare(request, backbone)}.values())
@@ -51,6 +53,7 @@ def compare(args: argparse.Namespace) -> int:
 def asked(args: argparse.Namespace, backbone: Backbone) -> Request:
     """The request of `compare`'s arguments; a report brings the cards' pictures with it."""
     from vlmdefense_demo.images import fit, read_upload, to_pixels
+    from vlmdefense_demo.labels import split_labels
     from vlmdefense_demo.ladder import BATCH, INTERACTIVE
     from vlmdefense_demo.request import AWARE, Aim, Request
 
@@ -66,7 +69,7 @@ def asked(args: argparse.Namespace, backbone: Backbone) -> Request:
     picture = pixels(args.target_image) if args.target_image else None
     aim = Aim.at(args.target, args.goal, picture)
     request = Request(
-        pixels(args.image), args.labels.split(","), args.template, args.attack, attack_params,
+        pixels(args.image), split_labels(args.labels), args.template, args.attack, attack_params,
         {id: settings.pop(id, {}) for id in chosen}, args.truth, aim, args.seed,
         rungs=() if args.attacker == "unaware" else AWARE,
         climb=args.attacker != "every-rung",
@@ -245,15 +248,21 @@ def train(args: argparse.Namespace) -> int:
 
 def stories(args: argparse.Namespace) -> int:
     """Make the stories that ship with the page, or a file of those that do."""
+    if args.lang and not args.html:
+        raise InvalidParameter("--lang is the language of a file.", "Name one with --html.")
     if args.html:
+        if args.only or args.out:
+            raise InvalidParameter(
+                "--html writes the stories that ship, all of them.", "Leave --only and --out away."
+            )
+        _writable(args.html)
         from vlmdefense_demo.ui.lecture import shipped, standalone
         from vlmdefense_demo.ui.words import LANGUAGES
 
-        if args.lang not in LANGUAGES:
-            raise InvalidParameter(
-                f"Unknown language {args.lang!r}.", f"Known: {', '.join(LANGUAGES)}."
-            )
-        args.html.write_text(standalone(shipped(), LANGUAGES[args.lang]), encoding="utf-8")
+        code = args.lang or "en"
+        if code not in LANGUAGES:
+            raise InvalidParameter(f"Unknown language {code!r}.", f"Known: {', '.join(LANGUAGES)}.")
+        args.html.write_text(standalone(shipped(), LANGUAGES[code]), encoding="utf-8")
         _echo(f"wrote {args.html}\n")
         return 0
     from vlmdefense_demo.stories.make import make

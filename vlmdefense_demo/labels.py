@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -10,20 +11,26 @@ from vlmdefense_demo.errors import InvalidLabels
 MIN_LABELS, MAX_LABELS, MAX_LENGTH = 2, 100, 80
 MAX_TEMPLATE = 120
 SAME = " = "
+SEPARATOR = re.compile(r"[,\n，、]")
 DEFAULT_TEMPLATE = "a photo of a {}."
+
+
+def split_labels(text: str) -> list[str]:
+    """Labels as somebody typed them, one a line or with commas, those of a Chinese keyboard, too."""
+    return SEPARATOR.split(text)
 
 
 def clean_labels(raw: str | Iterable[str]) -> tuple[str, ...]:
     """Labels as a person typed them -> distinct, stripped, NFC-normalised labels in order.
 
     Args:
-        raw: an iterable of labels, or one string with a label a line (or comma separated).
+        raw: an iterable of labels, or one string for `split_labels`.
 
     Raises:
         InvalidLabels: fewer than 2 or more than 100 distinct labels, or one over 80 characters.
     """
     if isinstance(raw, str):
-        raw = raw.replace("\n", ",").split(",")
+        raw = split_labels(raw)
     seen: dict[str, str] = {}
     for item in raw:
         if not isinstance(item, str):
@@ -57,7 +64,7 @@ def grouped_labels(raw: str | Iterable[str]) -> tuple[tuple[str, ...], tuple[int
     Raises:
         InvalidLabels: as `clean_labels`, or all labels are one answer.
     """
-    items = raw.replace("\n", ",").split(",") if isinstance(raw, str) else list(raw)
+    items = split_labels(raw) if isinstance(raw, str) else list(raw)
     teams = [item.split(SAME) if isinstance(item, str) else [item] for item in items]
     labels = clean_labels([word for team in teams for word in team])
     place = {label.casefold(): i for i, label in enumerate(labels)}

@@ -9,7 +9,12 @@ from typing import Any, Literal, get_args
 from vlmdefense_demo.attacks.base import Attacker
 from vlmdefense_demo.errors import InvalidLabels, InvalidParameter
 from vlmdefense_demo.judging import find_label
-from vlmdefense_demo.labels import DEFAULT_TEMPLATE, clean_template, grouped_labels
+from vlmdefense_demo.labels import (
+    DEFAULT_TEMPLATE,
+    clean_template,
+    grouped_labels,
+    split_labels,
+)
 from vlmdefense_demo.ladder import INTERACTIVE, Budget
 from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.survey import entry
@@ -100,7 +105,7 @@ class Request:
         given: Any = self.labels
         if not isinstance(given, str) and len(given) == 1 and isinstance(given[0], str):
             given = given[0]  # a list of labels that came as one text
-        labels = given.replace("\n", ",").split(",") if isinstance(given, str) else list(given)
+        labels = split_labels(given) if isinstance(given, str) else list(given)
         if self.aim.kind == "caption":
             labels.append(self.aim.word)
         return grouped_labels(labels)

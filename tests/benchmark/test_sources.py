@@ -159,5 +159,23 @@ def test_a_zip_of_classes(tmp_path):
     assert found(source) == [("cat/1.png", "cat"), ("dog/2.png", "dog")]
     assert source.skipped.keys() == {"dog/bad.png", "dog/bomb.png"}
     (tmp_path / "y.zip").write_bytes(b"not a zip")
-    with pytest.raises(InvalidImage, match="not a zip file"):
-        read_source(tmp_path / "y.zip")
+    damaged = bytearray((tmp_path / "x.zip").read_bytes())
+    damaged[60:80] = b"\xff" * 20
+    (tmp_path / "z.zip").write_bytes(damaged)
+    for name in ("y.zip", "z.zip"):
+        with pytest.raises(InvalidImage, match="not a zip file"):
+            read_source(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", [".", "/", "notes.txt/", "huge.bin", "cat/.png"])
+def test_what_is_no_picture_is_not_unpacked(tmp_path, name, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("cat/1.png", png(1))
+        archive.writestr(name, b"0")
+    opened = []
+    original = zipfile.ZipFile.open
+    monkeypatch.setattr(
+        zipfile.ZipFile, "open", lambda it, m, *a: opened.append(m.filename) or original(it, m, *a)
+    )
+    assert found(read_source(tmp_path / "x.zip")) == [("cat/1.png", "cat")]
+    assert opened == ["cat/1.png"]

@@ -9,11 +9,12 @@ import re
 import zipfile
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from tests import tiny
 from vlmdefense_demo.benchmark.tasks import OWN
-from vlmdefense_demo.errors import InvalidImage
+from vlmdefense_demo.errors import InvalidImage, InvalidParameter
 from vlmdefense_demo.images import to_png
 from vlmdefense_demo.ui import bench, results
 from vlmdefense_demo.ui.bench import BUNDLED, ZIP, Asked, asked
@@ -94,14 +95,15 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(site, pocket, change, say
     *_, last = bench.measured(site, "pocket", Asked(**NONE | change), "me")
     assert re.search(says, words(last))
     assert "failed" in last[0]
-    assert last[1] == ""
+    assert last[1:2] + last[4:] == (gr.skip(),) * 3, "what was measured before is kept"
 
 
 def test_a_zip_is_asked_for(tmp_path):
     with pytest.raises(InvalidImage, match="no zip"):
         asked([ZIP, None, 8, ["4"], False, []], {})
     assert asked([BUNDLED, "left over.zip", 8, ["4", "1"], True, []], {}).file is None
-    wanted = asked([ZIP, "a.zip", 8, ["4", "1"], True, ["noise"]], {})
+    mine = zipped(tmp_path / "a.zip", {"cat/1.png": b"1"})
+    wanted = asked([ZIP, mine, 8, ["4", "1"], True, ["noise"]], {})
     assert (wanted.eps, wanted.worlds) == ((1.0, 4.0), ("noise",))
 
 
@@ -133,6 +135,20 @@ def tables_of(error: str) -> list[dict]:
                      mine | {"step": "gradient", "flags": ["no_gradient"]},
                      mine | {"step": "clean", "world": "noise", "picture": f"noise/{picture}"}]  # fmt: skip
     return [row | {"error": error} if row["defense"] == "apt" else row for row in rows]
+
+
+def test_a_small_zip_may_not_unpack_to_a_large_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "MOST_BYTES", 3 << 20)
+    much = {f"cat/{i}.png": b"0" * (1 << 20) for i in range(4)}
+    with pytest.raises(InvalidImage, match="unpacks to more than 3 MB"):
+        asked([ZIP, zipped(tmp_path / "a.zip", much), 8, ["4"], False, []], {})
+    beside = {f"cat/{i}.bin": b"0" * (1 << 20) for i in range(4)} | {"cat/0.png": b"0"}
+    assert asked([ZIP, zipped(tmp_path / "b.zip", beside), 8, ["4"], False, []], {}).file
+
+
+def test_without_a_radius_nothing_starts():
+    with pytest.raises(InvalidParameter, match="no radius"):
+        asked([BUNDLED, None, 8, [], False, []], {})
 
 
 def test_stop_keeps_what_was_measured(site, pocket, stop_at):

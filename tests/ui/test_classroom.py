@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
@@ -46,12 +47,12 @@ def test_the_example_photos_are_four_crops_of_five(site):
 
 def test_fields_of_one_name_are_put_together_and_empty_ones_left_out(site):
     files = example_classes(site)[5:]
-    work = homework("apt", [" cat", "cat ", "", "dog", None], [files[0], files[1], files[2], None, files[3]])  # fmt: skip
+    work = homework("apt", [" cat", "cat ", "", "dog", None], [files[0], files[1], None, None, []])  # fmt: skip
     assert {name: len(found) for name, found in work.classes.items()} == {"cat": 8, "dog": 0}
 
 
 def test_a_training_streams_progress_and_hands_over_the_prompt(site, work, pocket):
-    updates = list(learn(site, "pocket", work, {}, "me/classroom"))
+    updates = list(learn(site, "pocket", lambda: work, {}, "me/classroom"))
     first, last = updates[0], updates[-1]
     assert (first[2].interactive, first[3].interactive) == (False, True)
     assert (last[2].interactive, last[3].interactive, last[4].interactive) == (True, False, True)
@@ -65,13 +66,26 @@ def test_a_training_streams_progress_and_hands_over_the_prompt(site, work, pocke
 
 def test_a_second_training_keeps_the_prompt_of_the_other_method(site, work, pocket):
     kept = object()
-    last = list(learn(site, "pocket", work, {"apt": kept}, "me/classroom"))[-1]
+    last = list(learn(site, "pocket", lambda: work, {"apt": kept}, "me/classroom"))[-1]
     assert last[5]["apt"] is kept
 
 
-def test_bad_input_is_a_sentence_and_what_was_in_use_stays(site, pocket):
-    updates = list(learn(site, "pocket", homework("apt", ["cat"], [None]), {"apt": 1}, "me"))
-    assert "expected at least 2, got 1" in words(updates[-1][0])
+@pytest.mark.parametrize(
+    ("names", "files", "says"),
+    [
+        (["cat"], [None], "expected at least 2, got 1"),
+        (
+            ["cat", " ", "dog"],
+            [None, ["/somewhere/x.png"], None],
+            "Class 2 has pictures and no name",
+        ),
+        (["cat"], [["/nowhere/x.png"]], "The file x.png cannot be read"),
+    ],
+)
+def test_bad_input_is_a_sentence_and_what_was_in_use_stays(site, pocket, names, files, says):
+    asked = partial(homework, "apt", names, files)
+    updates = list(learn(site, "pocket", asked, {"apt": 1}, "me"))
+    assert says in words(updates[-1][0])
     assert "failed" in updates[-1][0]
     assert updates[-1][5] == gr.skip()
     assert updates[-1][2].interactive
@@ -87,7 +101,7 @@ def test_stop_ends_the_training_and_keeps_nothing(site, work, pocket, monkeypatc
         step(self, i, total)
 
     monkeypatch.setattr(Run, "step", pressing)
-    last = list(learn(site, "pocket", work, {}, "me/classroom"))[-1]
+    last = list(learn(site, "pocket", lambda: work, {}, "me/classroom"))[-1]
     assert words(last[0]).startswith("Stopped. Nothing was kept")
     assert last[5] == gr.skip()
 
@@ -97,7 +111,7 @@ def test_a_bug_gives_the_buttons_back(site, work, monkeypatch, caplog):
         raise RuntimeError("boom")
 
     monkeypatch.setattr(classroom, "teach", fail)
-    last = list(learn(site, "pocket", work, {}, "me/classroom"))[-1]
+    last = list(learn(site, "pocket", lambda: work, {}, "me/classroom"))[-1]
     assert "the log has the details" in words(last[0])
     assert last[2].interactive
     assert "boom" in caplog.text
@@ -110,7 +124,7 @@ def test_forgetting_brings_the_shipped_prompt_back():
 
 
 def test_a_trained_prompt_is_used_by_its_card_of_this_session_only(site, form, work, pocket):
-    prompt = list(learn(site, "pocket", work, {}, "me/classroom"))[-1][5]
+    prompt = list(learn(site, "pocket", lambda: work, {}, "me/classroom"))[-1][5]
     assert own_prompts("ViT-B-32", prompt) == {}
     form = dataclasses.replace(form, defenses={"advpt": {}}, learned=prompt)
     mine = [u["advpt"] for u in handlers.run(site, form, "me") if "How it decided" in u.get("advpt", "")]  # fmt: skip

@@ -21,6 +21,7 @@ from vlmdefense_demo.ui.controls import collect, widgets
 from vlmdefense_demo.ui.form import prepare
 from vlmdefense_demo.ui.handlers import DEFENSES, OUTPUTS, Site, as_outputs
 from vlmdefense_demo.ui.layout import build
+from vlmdefense_demo.ui.worker import COMPUTE
 
 PNG = gr.Image, gr.Gallery, gr.ImageSlider
 
@@ -178,6 +179,7 @@ def test_stop_during_the_attack_clears_pictures_of_an_earlier_one(site, form, po
     assert last["pair"] is None
     assert last["download"].interactive is False
     assert last["earlier"] is None, "reports and sliders would still be of the run before"
+    assert "readings" in last, "and so would the detectors"
     assert "stopped" in last["undefended"]
     assert all("stopped" in last[id] for id in form.defenses)
     assert "rtpt" not in last
@@ -286,6 +288,11 @@ def test_no_html_goes_through_a_template(demo):
 
 def test_the_queue_is_bounded(demo):
     assert demo._queue.max_size == 16
+
+
+def test_all_that_computes_shares_one_limit(demo):
+    limits = {fn.concurrency_limit for fn in demo.fns.values() if fn.concurrency_id == "compute"}
+    assert limits == {COMPUTE["concurrency_limit"]}, "Gradio takes the lowest of a group"
 
 
 def test_every_defence_has_a_card_and_a_tick_box(demo):

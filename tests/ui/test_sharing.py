@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from tests.ui import stories
+from vlmdefense_demo.images import from_png, to_png
 from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.survey import first
 from vlmdefense_demo.ui import sharing
 from vlmdefense_demo.ui.examples import examples
+from vlmdefense_demo.ui.lecture import shipped
 from vlmdefense_demo.ui.link import OWN
 from vlmdefense_demo.ui.recipe import checked
 from vlmdefense_demo.ui.sharing import Shelf, make_link
@@ -25,7 +27,7 @@ SPILL = "document.documentElement.scrollWidth - document.documentElement.clientW
 
 @pytest.fixture
 def shelf():
-    return Shelf(SimpleNamespace(photos=examples()), None)
+    return Shelf(SimpleNamespace(photos=examples(), stories=()), None)
 
 
 def test_what_was_learned_here_stays_on_offer_whatever_is_chosen():
@@ -61,7 +63,7 @@ def test_the_first_picture_is_the_photo_it_was_cut_from(photos, tmp_path):
 
     from vlmdefense_demo.images import fit, read_upload
 
-    page, path = SimpleNamespace(photos=examples()), tmp_path / "clean.png"
+    page, path = SimpleNamespace(photos=examples(), stories=()), tmp_path / "clean.png"
     fit(read_upload(photos["coffee"]).image, sharing.SIDE).save(path)
     shelf = Shelf(page, str(path))
     assert shelf.first == shelf.name(str(path)) == "coffee"
@@ -69,6 +71,16 @@ def test_the_first_picture_is_the_photo_it_was_cut_from(photos, tmp_path):
     changed.putpixel((0, 0), (1, 2, 3))
     changed.save(path)
     assert Shelf(page, str(path)).first == OWN
+
+
+def test_the_picture_of_every_story_is_a_photo_of_the_gallery(tmp_path):
+    told = shipped()
+    shelf = Shelf(SimpleNamespace(photos=examples(), stories=told), None)
+    assert told
+    for facts in told:
+        path = tmp_path / f"{facts.recipe.slug}.png"
+        path.write_bytes(to_png(from_png(facts.story.clean)))
+        assert shelf.name(str(path)) in shelf.paths, facts.recipe.slug
 
 
 def test_the_note_says_what_does_not_travel(form, shelf, tmp_path):

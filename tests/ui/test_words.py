@@ -8,13 +8,15 @@ from string import Formatter
 import pytest
 
 from vlmdefense_demo import labels
-from vlmdefense_demo.errors import DemoError, InvalidImage
+from vlmdefense_demo.errors import DemoError, InvalidImage, InvalidLabels
 from vlmdefense_demo.geometry import check_step_size
 from vlmdefense_demo.images import read_upload
 from vlmdefense_demo.judging import find_label
 from vlmdefense_demo.models.variants import find
 from vlmdefense_demo.request import Aim, Request, check_request
 from vlmdefense_demo.survey import unavailable
+from vlmdefense_demo.training.classroom import Homework
+from vlmdefense_demo.ui import bench, classroom
 from vlmdefense_demo.ui.link import read_link, read_query
 from vlmdefense_demo.ui.words import (
     ENGLISH,
@@ -185,6 +187,11 @@ REFUSED = {
     "no room": lambda: refuse_request(attack_params={"eps": 0.1}),
     "wide step": lambda: check_step_size(8 / 255, 1 / 255),
     "no weights": lambda: find("pocket", "fap"),
+    "no radius": lambda: bench.asked(["bundled", None, 8, [], False, []], {}),
+    "few classes": lambda: Homework("apt", {"cat": []}).photos(),
+    "few pictures": lambda: Homework("apt", {"cat": [("a", b"")], "dog": []}).photos(),
+    "no pictures": lambda: Homework("apt", {"cat": [], "dog": []}).photos(),
+    "unnamed class": lambda: classroom.homework("apt", [""], [["x.png"]]),
     "old link": lambda: refuse_link("?v=7&attack=pgd"),
     "link without a version": lambda: refuse_link("?attack=pgd"),
     "endless link": lambda: read_query("?v=1&labels=" + "a" * 13_000),
@@ -220,3 +227,9 @@ def test_why_a_method_is_not_here_is_said_in_the_language():
     for why in unavailable("pocket").values():
         assert CHINESE.refusals(why) != why
         assert "weights" not in CHINESE.refusals(why)
+
+
+def test_in_chinese_a_sentence_that_stayed_english_keeps_its_distance():
+    error = InvalidLabels("Nobody translated this.", "Shorten it.")
+    said = LANGUAGES["zh"].say(refused(error))
+    assert said == f"Nobody translated this. {LANGUAGES['zh']('error.label.hint')}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -140,13 +141,44 @@ def _zip(path: Path) -> dict[str, bytes]:
     """At most one byte more of a member than a picture may have: what is longer is refused as one."""
     with zipfile.ZipFile(path) as archive:
         files = {}
-        for member in archive.infolist():
-            if not member.is_dir() and PurePosixPath(member.filename).parts[0] != "__MACOSX":
-                with archive.open(member) as handle:
-                    files[member.filename] = handle.read(MAX_BYTES + 1)
+        for member in _pictures(archive):
+            with archive.open(member) as handle:
+                files[member.filename] = handle.read(MAX_BYTES + 1)
         return files
 
 
+def _pictures(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
+    """Members that are a picture or a label, without the shadows that macOS adds."""
+    for member in archive.infolist():
+        name = PurePosixPath(member.filename)
+        wanted = name.suffix.lower() in (*SUFFIXES, *LABEL_SUFFIXES)
+        if wanted and not member.is_dir() and name.parts[0] != "__MACOSX":
+            yield member
+
+
+def check_zip(path: str | Path, most: int) -> None:
+    """A small zip may unpack to anything; no member gives more bytes than its header says.
+
+    Args:
+        most: bytes of all its pictures and labels together.
+
+    Raises:
+        InvalidImage: there is more in it, or it is none.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            whole = sum(min(member.file_size, MAX_BYTES) for member in _pictures(archive))
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InvalidImage(f"{Path(path).name} is not a zip file that can be read.") from error
+    if whole > most:
+        raise InvalidImage(
+            f"{Path(path).name} unpacks to more than {most // 2**20} MB.",
+            "Take fewer pictures, or smaller ones.",
+        )
+
+
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError,
+           NotImplementedError)  # fmt: skip
 ARCHIVES: Mapping[str, Callable[[Path], dict[str, bytes]]] = {".tar": _tar, ".zip": _zip}
 
 
@@ -154,7 +186,7 @@ def _archive(path: Path, read: Callable[[Path], dict[str, bytes]]) -> Iterator[P
     """Members named class/…/picture, or WebDataset's pairs of the same stem."""
     try:
         files = read(path)
-    except (tarfile.TarError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+    except DAMAGED as error:
         kind = path.suffix[1:]
         raise InvalidImage(f"{path.name} is not a {kind} file that can be read.") from error
     for name, data in files.items():

@@ -35,6 +35,7 @@ from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.jobs import Place
 from vlmdefense_demo.ui.photo import photo_input
 from vlmdefense_demo.ui.wire import read_request
+from vlmdefense_demo.ui.worker import COMPUTE
 
 SCHEMA = 1
 Json = dict[str, Any]
@@ -85,25 +86,24 @@ def endpoints(site: Site) -> None:
         attacker = gr.Textbox("unaware", label="attacker")
         file = gr.Image(format="png", type="filepath", label="adversarial")
         report = gr.JSON(label="report")
-        compute: Json = {"concurrency_id": "compute", "concurrency_limit": 4}
         gr.Button().click(
             calls.classify, [picture, labels, template, model], report,
-            api_name="classify", **compute,
+            api_name="classify", **COMPUTE,
         )  # fmt: skip
         gr.Button().click(
             calls.attack,
             [picture, labels, attack, params, target, seed, template, model, goal, second],
-            [file, report], api_name="attack", **compute,
+            [file, report], api_name="attack", **COMPUTE,
         )  # fmt: skip
         gr.Button().click(
             calls.defend, [picture, labels, defenses, seed, template, model], report,
-            api_name="defend", **compute,
+            api_name="defend", **COMPUTE,
         )  # fmt: skip
         gr.Button().click(
             calls.compare,
             [picture, labels, attack, params, defenses, target, seed, template, model, goal, second,
              attacker],
-            [file, report], api_name="compare", **compute,
+            [file, report], api_name="compare", **COMPUTE,
         )  # fmt: skip
     gr.api(calls.methods, api_name="methods")
     gr.api(calls.version, api_name="version")

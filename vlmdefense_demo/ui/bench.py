@@ -17,10 +17,10 @@ from vlmdefense_demo.benchmark import figures, tables
 from vlmdefense_demo.benchmark.measure import measuring
 from vlmdefense_demo.benchmark.plan import UNDEFENDED, Plan, Setting
 from vlmdefense_demo.benchmark.rows import Row, Rows, read_rows
-from vlmdefense_demo.benchmark.sources import BUNDLED_NAME, read_source
+from vlmdefense_demo.benchmark.sources import BUNDLED_NAME, check_zip, read_source
 from vlmdefense_demo.benchmark.tasks import N_LABELS, tasks
 from vlmdefense_demo.benchmark.worlds import WORLDS, elsewhere
-from vlmdefense_demo.errors import Cancelled, DemoError, InvalidImage
+from vlmdefense_demo.errors import Cancelled, DemoError, InvalidImage, InvalidParameter
 from vlmdefense_demo.ladder import INTERACTIVE
 from vlmdefense_demo.run import Progress
 from vlmdefense_demo.spec import shown
@@ -30,13 +30,15 @@ from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.jobs import MANY, Place
 from vlmdefense_demo.ui.telling import status
 from vlmdefense_demo.ui.words import language_of, refused, said, spoken, tell
-from vlmdefense_demo.ui.worker import Step
+from vlmdefense_demo.ui.worker import COMPUTE, Step
 
 logger = logging.getLogger(__name__)
 MOST = 64
 RADII = (1, 2, 4)
 BUDGET = replace(INTERACTIVE, adaptive_steps=10, draws=2)
 BUNDLED, ZIP = SOURCES = ("bundled", "zip")
+NONE = (None, None)  # files
+MOST_BYTES = 256 * 2**20  # of a zip's pictures, unpacked
 Update = tuple[Any, ...]
 
 
@@ -184,7 +186,7 @@ def connect(page: Controls, site: Site) -> None:
         try:
             wanted = asked([values[widget] for widget in it.asked()], page.form(values).defenses)
         except DemoError as error:
-            yield spoken(_state(refused(error), "", failed=True), words)
+            yield spoken(_refused(error), words)
             return
         session = f"{request.session_hash}/bench"
         for update in measured(site, values[page.model], wanted, session):
@@ -200,15 +202,13 @@ def connect(page: Controls, site: Site) -> None:
         queue=False,
         **hidden,
     )
-    it.go.click(
-        start, {*it.asked(), *page.inputs()}, it.shown(), concurrency_id="compute", **hidden
-    )
+    it.go.click(start, {*it.asked(), *page.inputs()}, it.shown(), **COMPUTE, **hidden)
     it.stop.click(stop, queue=False, **hidden)
 
 
 def measured(site: Site, model: str, asked: Asked, session: str) -> Iterator[Update]:
     """Stream one measurement: status, table, both buttons, both files."""
-    yield _state(tell("bench.reading"), "", running=True)
+    yield _state(tell("bench.reading"), gr.skip(), running=True, files=None)
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.jsonl"
         sentence, failed = tell("done"), False
@@ -231,9 +231,9 @@ def measured(site: Site, model: str, asked: Asked, session: str) -> Iterator[Upd
 
 
 def _end(site: Site, rows: Sequence[Row], file: Path, sentence: str, failed: bool) -> Update:
-    """What was measured up to here, with its figures and files."""
+    """What was measured up to here, with its figures and files; without anything, what was before."""
     if not rows:
-        return _state(sentence, "", failed=failed)
+        return _state(sentence, gr.skip(), failed=failed, files=None)
     files = figures.write(rows, file.parent)
     drawn = {path.stem: b64encode(path.read_bytes()).decode() for path in files}
     csv = site.outbox.put(tables.csv_text(rows).encode(), "benchmark.csv")
@@ -241,16 +241,24 @@ def _end(site: Site, rows: Sequence[Row], file: Path, sentence: str, failed: boo
     return _state(sentence, results.finished(rows, drawn), failed=failed, files=(jsonl, csv))
 
 
+def _refused(error: DemoError) -> Update:
+    """Nothing was measured, and nothing of an earlier measurement is lost."""
+    return _state(refused(error), gr.skip(), failed=True, files=None)
+
+
 def _state(
     text: str,
-    body: str,
+    body: Any,
     *,
     running: bool = False,
     failed: bool = False,
-    files: tuple[str, str] | None = None,
+    files: tuple[str | None, str | None] | None = NONE,
 ) -> Update:
-    kept = files or (None, None)
-    buttons = [gr.DownloadButton(value=file, interactive=file is not None) for file in kept]
+    """One update of the tab; `files` None leaves those that are there."""
+    if files is None:
+        buttons = [gr.skip(), gr.skip()]
+    else:
+        buttons = [gr.DownloadButton(value=file, interactive=file is not None) for file in files]
     return (
         status(text, failed=failed), body, gr.Button(interactive=not running),
         gr.Button(interactive=running), *buttons,
@@ -261,11 +269,16 @@ def asked(values: Sequence[Any], defenses: Mapping[str, Mapping[str, Any]]) -> A
     """The tab's controls, checked for what is missing.
 
     Raises:
-        InvalidImage: a zip of one's own is wanted and none is there.
+        InvalidImage: a zip of one's own is wanted and none is there, or it is too much.
+        InvalidParameter: no radius.
     """
     source, file, photos, eps, knows, worlds = values
-    if source == ZIP and not file:
-        raise InvalidImage("There is no zip.", "Upload one, or take the example photos.")
+    if source == ZIP:
+        if not file:
+            raise InvalidImage("There is no zip.", "Upload one, or take the example photos.")
+        check_zip(file, MOST_BYTES)
+    if not eps:
+        raise InvalidParameter("There is no radius.", "Choose at least one.")
     radii = tuple(sorted(float(e) for e in eps))
     own = file if source == ZIP else None
     return Asked(own, int(photos), radii, bool(knows), defenses, tuple(worlds))

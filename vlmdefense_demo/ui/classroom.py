@@ -13,7 +13,7 @@ import gradio as gr
 import torch
 from PIL import Image
 
-from vlmdefense_demo.errors import Cancelled, DemoError
+from vlmdefense_demo.errors import Cancelled, DemoError, InvalidImage, InvalidLabels
 from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.run import Meter, Progress, Run
 from vlmdefense_demo.training.classroom import TITLES, Homework, teach
@@ -135,19 +135,47 @@ def example_classes(site: Site) -> list[Any]:
 
 
 def homework(method: str, names: Sequence[str], files: Sequence[Sequence[str] | None]) -> Homework:
-    """The form as what the trainer takes; classes of one name are put together."""
+    """The form as what the trainer takes; classes of one name are put together.
+
+    Raises:
+        InvalidLabels: a class has pictures and no name.
+        InvalidImage: a file is not there any more.
+    """
     classes: dict[str, list[tuple[str, bytes]]] = {}
-    for name, paths in zip(names, files, strict=True):
+    for number, (name, paths) in enumerate(zip(names, files, strict=True), 1):
         if (name or "").strip():
-            found = classes.setdefault(name.strip(), [])
-            found += [(Path(p).name, Path(p).read_bytes()) for p in paths or ()]
+            classes.setdefault(name.strip(), []).extend(map(_opened, paths or ()))
+        elif paths:
+            raise InvalidLabels(f"Class {number} has pictures and no name.", "Name it.")
     return Homework(method, classes)
 
 
+def _opened(path: str) -> tuple[str, bytes]:
+    try:
+        return Path(path).name, Path(path).read_bytes()
+    except OSError as error:  # deleted, as all files of the page are after a while
+        raise InvalidImage(
+            f"The file {Path(path).name} cannot be read.", "Choose another one."
+        ) from error
+
+
 def learn(
-    site: Site, model: str, work: Homework, learned: Mapping[str, LearnedContext], session: str
+    site: Site,
+    model: str,
+    asked: Callable[[], Homework],
+    learned: Mapping[str, LearnedContext],
+    session: str,
 ) -> Iterator[Update]:
-    """Stream one training: (status, curve, train, stop, forget, learned prompts)."""
+    """Stream one training: (status, curve, train, stop, forget, learned prompts).
+
+    Args:
+        asked: makes the homework, or says why there is none.
+    """
+    try:
+        work = asked()
+    except DemoError as error:
+        yield _state(refused(error), failed=True, kept=bool(learned))
+        return
     title = TITLES[work.method]
     trace: Trace = {}
     yield _state(tell("class.starting", title=title), running=True, kept=bool(learned))

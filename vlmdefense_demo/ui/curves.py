@@ -23,7 +23,7 @@ from vlmdefense_demo.ui.handlers import Earlier, Site
 from vlmdefense_demo.ui.jobs import Place
 from vlmdefense_demo.ui.telling import status
 from vlmdefense_demo.ui.words import Said, Words, joined, language_of, refused, said, spoken, tell
-from vlmdefense_demo.ui.worker import Step
+from vlmdefense_demo.ui.worker import COMPUTE, Step
 
 logger = logging.getLogger(__name__)
 Update = tuple[Any, ...]
@@ -106,7 +106,7 @@ def connect(it: Board, earlier: Any, site: Site) -> None:
         site.worker.stop(f"{request.session_hash}/curve")
 
     for how, button in (("along", it.along), ("again", it.again)):
-        button.click(asked(how), earlier, out, concurrency_id="compute", **hidden)  # type: ignore[arg-type]
+        button.click(asked(how), earlier, out, **COMPUTE, **hidden)  # type: ignore[arg-type]
     it.stop.click(stop, queue=False, **hidden)
     earlier.change(after, earlier, [it.margin, it.price, it.radius], **hidden)
 

@@ -30,11 +30,14 @@ from vlmdefense_demo.ui.examples import PRESETS, Example
 from vlmdefense_demo.ui.form import Form, own_prompts
 from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.words import language_of, said, spoken
+from vlmdefense_demo.ui.worker import COMPUTE
 
 EPS = (1, 2, 4, 8, 16)
 # What changes after a ready story was chosen, and before anybody touches the page again, is the story.
 STALE = """() => {
-  if (!document.body.classList.contains('settling')) document.body.classList.add('stale');
+  const page = document.body.classList;
+  page.remove('asked');
+  if (!page.contains('settling')) page.add('stale');
 }"""
 SETTLE = """() => {
   const page = document.body.classList;
@@ -43,7 +46,15 @@ SETTLE = """() => {
   for (const touch of ['pointerdown', 'keydown', 'drop', 'paste'])
     addEventListener(touch, () => page.remove('settling'), {once: true, capture: true});
 }"""
-FRESH = "() => document.body.classList.remove('stale')"
+# What is shown is stale until the server answers, which it may not; and for longer, if a control moves.
+FRESH = """() => {
+  const page = document.body.classList;
+  page.add('asked');
+  new MutationObserver((_, it) => {
+    it.disconnect();
+    if (page.contains('asked')) page.remove('asked', 'stale');
+  }).observe(document.getElementById('status'), {childList: true, subtree: true, characterData: true});
+}"""
 Values = Mapping[Any, Any]
 
 
@@ -204,8 +215,7 @@ def connect(page: Controls, site: Site) -> None:
     go = page.out["go"]
     go.click(None, js=FRESH, **hidden)
     go.click(
-        run, {*page.inputs(), page.out["earlier"]}, outputs, concurrency_id="compute",
-        concurrency_limit=4, **hidden,
+        run, {*page.inputs(), page.out["earlier"]}, outputs, **COMPUTE, **hidden,
     )  # fmt: skip
     page.out["stop"].click(stop, queue=False, **hidden)
     page.gallery.select(choose, None, page.picture, queue=False, **hidden)
@@ -264,8 +274,11 @@ def _teach(page: Controls, site: Site, hidden: Mapping[str, Any]) -> None:
     out = [it.status, it.curve, it.train, it.stop, it.forget, page.learned]
 
     def train(values: Values, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        work = classroom.homework(
-            values[it.method], [values[n] for n in it.names], [values[f] for f in it.files]
+        work = partial(
+            classroom.homework,
+            values[it.method],
+            [values[n] for n in it.names],
+            [values[f] for f in it.files],
         )
         session = f"{request.session_hash}/classroom"
         model, learned = values[page.model], values[page.learned]
@@ -285,9 +298,7 @@ def _teach(page: Controls, site: Site, hidden: Mapping[str, Any]) -> None:
         queue=False,
         **hidden,
     )
-    it.train.click(
-        train, {*it.inputs(), page.model, page.learned}, out, concurrency_id="compute", **hidden
-    )
+    it.train.click(train, {*it.inputs(), page.model, page.learned}, out, **COMPUTE, **hidden)
     it.stop.click(stop, queue=False, **hidden)
     it.forget.click(forget, None, out, queue=False, **hidden)
 
@@ -303,7 +314,7 @@ def _watch(page: Controls, site: Site, hidden: Mapping[str, Any]) -> None:
     def stop(request: gr.Request) -> None:
         site.worker.stop(detectors.session(str(request.session_hash)))
 
-    it.go.click(watch, page.out["earlier"], [it.shown, it.stop], concurrency_id="compute", **hidden)
+    it.go.click(watch, page.out["earlier"], [it.shown, it.stop], **COMPUTE, **hidden)
     it.stop.click(stop, queue=False, **hidden)
 
 
@@ -325,5 +336,5 @@ def _live(page: Controls, site: Site, hidden: Mapping[str, Any]) -> None:
             moved(
                 again, {page.out["earlier"], *mine},
                 [page.out[id], page.pair.card, page.out["status"], page.out["earlier"]],
-                concurrency_id="compute", **hidden,
+                **COMPUTE, **hidden,
             )  # fmt: skip

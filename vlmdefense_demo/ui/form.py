@@ -9,6 +9,7 @@ from typing import Any
 from vlmdefense_demo.engine import compare
 from vlmdefense_demo.errors import DemoError
 from vlmdefense_demo.images import fit, read_upload, to_pixels
+from vlmdefense_demo.labels import split_labels
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.request import AWARE, Aim, Request, check_request
@@ -39,7 +40,7 @@ class Form:
 
     def words(self) -> list[str]:
         """The labels as they were typed."""
-        return self.labels.replace("\n", ",").split(",")
+        return split_labels(self.labels)
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,15 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 JSON_LIMIT = 1_000_000
-UPLOAD_LIMIT = 10_000_000
+UPLOAD_LIMIT = 135_000_000  # sixteen pictures at once, and their envelopes; Gradio measures each
 REMOTE = re.compile(r"\s*(?:data|https?|ftp|file):", re.IGNORECASE)
 # Gradio's client echoes the address this very server gave the upload; only `path` is then read.
 ECHO = re.compile(r"https?://[^/]+/(?:.*/)?gradio_api/file=", re.IGNORECASE)
 FETCH = re.compile(r"/(?:file|proxy)[=/]\s*\w+:", re.IGNORECASE)
+
+
+class TooLarge(Exception):
+    """A body that is being passed on has grown over its limit."""
 
 
 class Guard:
@@ -32,7 +36,7 @@ class Guard:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the body of a POST, check it, and replay it."""
+        """Read the body of a POST, check it, and replay it; uploads pass through, and are counted."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -43,14 +47,39 @@ class Guard:
         if scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        upload = path.rstrip("/").endswith("/upload")
-        body = await _read(receive, UPLOAD_LIMIT if upload else JSON_LIMIT)
+        if path.rstrip("/").endswith("/upload"):
+            await self._upload(scope, receive, send)
+            return
+        body = await _read(receive, JSON_LIMIT)
         if body is None:
-            await _refuse(send, 413, b"The request is too large: at most 8 MB for a picture.")
-        elif not upload and _names_remote(body):
+            await _refuse(send, 413, b"The request is too large.")
+        elif _names_remote(body):
             await _refuse(send, 400, b"Upload the picture first; addresses are not fetched.")
         else:
             await self.app(scope, _replay(body, receive), send)
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passed on as it comes: many pictures together are too much to keep in memory."""
+        size, answered = 0, False
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > UPLOAD_LIMIT:
+                raise TooLarge
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            await self.app(scope, counted, noted)
+        except TooLarge:
+            if not answered:
+                await _refuse(send, 413, b"These pictures are too large together: at most 128 MB.")
 
 
 async def _read(receive: Receive, limit: int) -> bytes | None:

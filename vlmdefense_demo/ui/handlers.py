@@ -236,6 +236,7 @@ def closing(form: Form, done: Sequence[Card], error: str, stopped: bool = False)
         update["undefended"] = undefended(first, html.class_order(first), why)
         update["download"] = gr.DownloadButton(value=None, interactive=False)
         update["earlier"] = None  # and so is what was known of them
+        update["readings"] = unread()
     return update
 
 

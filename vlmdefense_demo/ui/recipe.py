@@ -11,7 +11,7 @@ from typing import Any
 
 from vlmdefense_demo.errors import InvalidLabels, InvalidParameter
 from vlmdefense_demo.images import read_upload
-from vlmdefense_demo.labels import SAME
+from vlmdefense_demo.labels import SAME, split_labels
 from vlmdefense_demo.models.catalog import MODELS
 from vlmdefense_demo.survey import entry
 from vlmdefense_demo.ui.wire import ATTACKERS, read_request
@@ -103,7 +103,7 @@ def read_recipe(source: str | bytes) -> Recipe | None:
 
 def label_list(text: str) -> list[str]:
     """Labels as somebody typed them, one a line or with commas."""
-    return [label.strip() for label in text.replace("\n", ",").split(",") if label.strip()]
+    return [label.strip() for label in split_labels(text) if label.strip()]
 
 
 def _against(about: Mapping[str, Any]) -> str:

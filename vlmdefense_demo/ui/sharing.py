@@ -17,7 +17,7 @@ from typing import Any
 import gradio as gr
 
 from vlmdefense_demo.errors import DemoError, InvalidImage
-from vlmdefense_demo.images import fit, read_upload
+from vlmdefense_demo.images import fit, from_png, read_upload, to_png
 from vlmdefense_demo.models.catalog import MODELS
 from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.survey import PARADIGMS, THEN, methods
@@ -63,23 +63,28 @@ class Shelf:
     """Tells which picture of the gallery a file is, by its content.
 
     Args:
-        page: with its photos.
+        page: with its photos, and its stories, each of one of them.
         first: path of the picture on the first paint, a photo of the gallery cut to `SIDE` or not.
     """
 
     def __init__(self, page: Controls, first: str | None) -> None:
         self.paths = {photo.caption: photo.path for photo in page.photos}
-        self.captions = {_digest(path): caption for caption, path in self.paths.items()}
-        self.first = ""
-        if first is not None:
-            shown = _pixels(first)
-            self.first = next((c for c, p in self.paths.items() if _pixels(p) == shown), OWN)
-            self.captions[_digest(Path(first))] = self.first
+        self.captions = {_digest(p.read_bytes()): caption for caption, p in self.paths.items()}
+        self._cut = {_pixels(path): caption for caption, path in self.paths.items()}
+        for facts in page.stories:
+            self._add(to_png(from_png(facts.story.clean)))  # as choosing it writes it
+        self.first = "" if first is None else self._add(Path(first).read_bytes())
+
+    def _add(self, data: bytes) -> str:
+        """Know a photo of the gallery in another form, too; `OWN` if it is none."""
+        name = self.captions.get(_digest(data)) or self._cut.get(_pixels(data), OWN)
+        self.captions[_digest(data)] = name
+        return name
 
     def name(self, path: str | None) -> str:
         """Its caption, `OWN` for any other file, "" for none."""
         try:
-            return self.captions.get(_digest(Path(path)), OWN) if path else ""
+            return self.captions.get(_digest(Path(path).read_bytes()), OWN) if path else ""
         except OSError:  # deleted, as all files of the page are after a while
             return OWN
 
@@ -306,9 +311,9 @@ def _of_defenses(page: Controls) -> list[Key]:
     return [key for key in page.params if key[0] in methods("defense")]
 
 
-def _digest(path: Path) -> str:
-    return blake2b(path.read_bytes(), digest_size=16).hexdigest()
+def _digest(data: bytes) -> str:
+    return blake2b(data, digest_size=16).hexdigest()
 
 
-def _pixels(path: str | Path) -> bytes:
-    return fit(read_upload(path).image, SIDE).tobytes()
+def _pixels(source: Path | bytes) -> bytes:
+    return fit(read_upload(source).image, SIDE).tobytes()

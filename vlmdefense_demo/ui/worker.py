@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from vlmdefense_demo.ui import gpu
 
@@ -31,6 +31,9 @@ from vlmdefense_demo.run import Progress
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 TICK = 0.25
+# Of every event that computes: Gradio takes the lowest limit of a group. Who is let in is told what is
+# waited for; who waits in Gradio's own queue sees nothing move.
+COMPUTE: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 12}
 START, MOST = 5.0, 45.0  # seconds: to fork and to move the weights; what is ever asked for
 
 

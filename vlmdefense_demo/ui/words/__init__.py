@@ -67,6 +67,12 @@ class Words:
                 return self(key, **found.groupdict())
         return sentence
 
+    def pair(self, message: str, hint: str) -> str:
+        """Both sentences of an error, the second of which may be missing."""
+        first, second = self.refusal(message), self.refusal(hint)
+        joint = " " if first == message else self.joint  # what stayed English ends with a full stop
+        return f"{first}{joint}{second}" if hint else first
+
     def refusals(self, text: str) -> str:
         """An error as one text: where message and hint are both known, else what is known of it."""
         pairs = [(text[: gap.start()], text[gap.end() :]) for gap in GAP.finditer(text)]
@@ -122,8 +128,7 @@ def joined(*texts: str) -> Said:
 
 def refused(error: DemoError) -> Said:
     """An error's sentences."""
-    parts = [part for part in (error.message, error.hint) if part]
-    return said(lambda words: words.joint.join(map(words.refusal, parts)))
+    return said(lambda words: words.pair(error.message, error.hint))
 
 
 def spoken(update: Any, words: Words) -> Any:
