@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests import tiny
+from vlmdefense_demo import ladder
 from vlmdefense_demo.attacks.apgd import APGDCE
 from vlmdefense_demo.defenses.base import Defender
 from vlmdefense_demo.engine import compare
@@ -330,3 +331,11 @@ def test_a_goal_is_the_same_for_the_attacker_who_knows(backbone):
 def test_every_defence_says_how_it_is_attacked(row):
     assert 10 < len(row.cls.recipe) < 160
     assert row.cls.adaptive in ("exact", "bpda", "eot")
+
+
+@pytest.mark.parametrize(
+    ("eps", "steps", "levels"),
+    [(1, 10, 0.25), (1, 20, 0.125), (1, 2, 1), (2, 10, 1), (4, 10, 1), (4, 4, 2), (0.5, 10, 0.125)],
+)
+def test_steps_along_noisy_slopes_do_not_cross_the_ball(eps, steps, levels):
+    assert ladder._step_size(eps / 255, steps) * 255 == pytest.approx(levels)

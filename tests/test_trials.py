@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests import tiny
-from vlmdefense_demo.errors import UnknownMethod
+from vlmdefense_demo.errors import InvalidParameter, UnknownMethod
 from vlmdefense_demo.ladder import Budget
 from vlmdefense_demo.trial_report import indicators, read_rows, table
 from vlmdefense_demo.trials import Plan, chosen_photos, measure
@@ -77,6 +77,18 @@ def test_other_settings_are_another_measurement(folder, backbone, tmp_path):
     assert sorted(r["b"] for r in read_rows(file)) == [1, 1, 2, 2]
 
 
+def test_another_model_is_another_measurement_and_no_table_mixes_them(folder, backbones, tmp_path):
+    photos, file = chosen_photos(folder, 2), tmp_path / "rows.jsonl"
+    asked = plan(attacks=("noise",), eps=(1.0,))
+    for name in ("vit", "resnet", "vit"):
+        measure(asked, backbones[name], photos, file)
+    rows = read_rows(file)
+    assert len(rows) == 4
+    with pytest.raises(InvalidParameter, match="different models, weights or settings"):
+        list(table(rows))
+    assert list(table(rows[:2]))
+
+
 def test_a_ladder_gives_one_row_a_rung(folder, backbone, tmp_path):
     asked = plan(
         attacks=("pgd",), eps=(8.0,), defenses=("ttc",), rungs=("white_box", "adaptive"),
@@ -105,7 +117,7 @@ def test_unknown_methods_are_refused(folder, backbone, tmp_path):
 
 def row(photo, verdict="held", clean=True, **more):
     return {
-        "photo": photo, "attack": "pgd", "eps": 4.0, "defense": "fare", "rung": "transfer",
+        "photo": photo, "attack": "pgd", "eps": 4.0, "defense": "fare", "rung": "transfer", "with": [],
         "clean": clean, "right": verdict == "held", "verdict": verdict, "flags": [], "f": 10, "b": 10, "s": 0.5, "wrong": None,
     } | more  # fmt: skip
 

@@ -171,7 +171,7 @@ class Opponent:
         move = (
             l2_move(x, radius, 2.5 * radius / steps)
             if self.ball.norm == "l2"
-            else sign_move(x, radius, lattice_step_size(radius, steps))
+            else sign_move(x, radius, _step_size(radius, steps))
         )
         climb = Ascent(steps, enough=PAST_BOUNDARY, judge_last=True)
         images, best = climb(objective(), move, x if warm is None else warm, run)
@@ -193,6 +193,12 @@ class Opponent:
 
     def _child(self, name: str) -> Run:
         return replace(self.run.child(name), trace={})
+
+
+def _step_size(radius: float, steps: int) -> float:
+    """Whole grey levels, unless one crosses the ball: steps along noisy slopes have to add up."""
+    whole = lattice_step_size(radius, steps)
+    return whole if whole < radius else min(2.5 * radius / steps, radius)
 
 
 def _inner(run: Run) -> Run:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.survey import entry
 from vlmdefense_demo.training.report import wilson
 
@@ -56,11 +57,21 @@ def _flags(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _cells(rows: Sequence[Row]) -> dict[Cell, dict[str, Row]]:
-    """Rows by cell and photo; what two files both measured counts once."""
+    """Rows by cell and photo; what two files both measured counts once.
+
+    Raises:
+        InvalidParameter: a cell would put together different models, weights or settings.
+    """
+    ways: dict[Cell, Any] = {}
     cells: dict[Cell, dict[str, Row]] = defaultdict(dict)
     for row in rows:
         if row["rung"] != "error":
             name = (row["defense"], row["attack"], row["eps"] or 0, row["rung"])
+            if ways.setdefault(name, row["with"]) != row["with"]:
+                raise InvalidParameter(
+                    f"The rows of {name[0]} are of different models, weights or settings.",
+                    "Keep one file for each, and print their tables one by one.",
+                )
             cells[name][row["photo"]] = row
     return cells
 

@@ -14,11 +14,14 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from vlmdefense_demo.benchmark.header import weights_digest
+from vlmdefense_demo.benchmark.plan import Setting
 from vlmdefense_demo.benchmark.rows import cut_torn_line
 from vlmdefense_demo.engine import compare
 from vlmdefense_demo.images import load_image
@@ -70,6 +73,7 @@ def measure(
     plan: Plan, backbone: Backbone, photos: Sequence[tuple[Photo, tuple[str, ...]]], file: Path
 ) -> None:
     """Append the missing rows of a plan to a JSONL file."""
+    company = [*plan.company(), *_weights(plan, backbone)]
     done = {key(row) for row in read_rows(file)} if file.exists() else set()
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists():
@@ -77,16 +81,22 @@ def measure(
     with file.open("a", encoding="utf-8") as out:
         for photo, labels in tqdm(photos, mininterval=5):
             for attack, eps in plan.cells():
-                if (photo.file, attack, eps, *plan.company()) in done:
+                if (photo.file, attack, eps, *company) in done:
                     continue
-                rows = _rows(plan, backbone, photo, labels, (attack, eps))
+                rows = _rows(plan, backbone, photo, labels, (attack, eps), company)
                 out.write("".join(f"{json.dumps(row)}\n" for row in rows))
                 out.flush()
 
 
 def key(row: Row) -> tuple[Any, ...]:
-    """What makes a measurement the same one: photo, attack, radius, what was tried with it."""
+    """What makes a measurement the same one: photo, attack, radius, what was tried with which weights."""
     return (row["photo"], row["attack"], row["eps"], *row["with"])
+
+
+def _weights(plan: Plan, backbone: Backbone) -> list[str]:
+    """The model, and all that was trained for it and is asked."""
+    trained = (Setting(id).weights(backbone.name) for id in sorted(plan.defenses))
+    return [backbone.name, weights_digest(backbone), *chain.from_iterable(trained)]
 
 
 def _rows(
@@ -95,6 +105,7 @@ def _rows(
     photo: Photo,
     labels: tuple[str, ...],
     cell: tuple[str, float | None],
+    company: Sequence[str],
 ) -> Iterator[Row]:
     """All cards of one photo under one attack, a row each rung."""
     attack, eps = cell
@@ -113,7 +124,7 @@ def _rows(
         checks=bool(plan.defenses),
     )
     cards = {card.method: card for card in compare(request, backbone)}
-    common = {"photo": photo.file, "attack": attack, "eps": eps, "with": plan.company()}
+    common = {"photo": photo.file, "attack": attack, "eps": eps, "with": company}
     for card in cards.values():
         for row in _rungs(card):
             yield common | {"defense": card.method, "flags": list(card.flags)} | row

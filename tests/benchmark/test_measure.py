@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -139,6 +140,28 @@ def test_what_is_trained_again_has_rows_of_its_own(plan, monkeypatch):
         assert names(method, "a") != names(method, "b")
     for method in ("undefended", "ttc", "rtpt"):
         assert names(method, "a") == names(method, "b")
+
+
+def test_what_failed_is_measured_again_and_then_counts(plan, backbone, some_tasks, tmp_path):
+    asked, file = plan("bits", steps=("clean",)), tmp_path / "rows.jsonl"
+    measure(asked, backbone, some_tasks[:1], Rows(file))
+    good = timeless(file)
+    failed = [row | {"error": "out of memory", "standing": False} for row in read_rows(file)]
+    file.unlink()
+    Rows(file).add(failed)
+    assert {row["error"] for row in read_rows(file)} == {"out of memory"}
+    measure(asked, backbone, some_tasks[:1], Rows(file))
+    assert timeless(file) == good
+    before = file.read_bytes()
+    measure(asked, backbone, some_tasks[:1], Rows(file))
+    assert file.read_bytes() == before
+
+
+def test_no_batch_is_remembered_when_it_is_over(plan, backbone, some_tasks, tmp_path):
+    asked = plan("fare,fare:alpha=0.5,tecoa_vp,tapt:views=2", steps=("clean",))
+    measure(asked, backbone, some_tasks, Rows(tmp_path / "rows.jsonl"))
+    gc.collect()
+    assert not [it for it in gc.get_objects() if type(it) is Remembering]
 
 
 def test_a_file_is_about_one_models_weights(tmp_path):

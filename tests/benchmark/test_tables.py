@@ -240,3 +240,12 @@ def test_the_command_measures_then_only_prints(model_dirs, tree, tmp_path, capsy
 def test_contradictions_end_with_two(flags, says, tmp_path, capsys):
     assert main(["benchmark", "--file", str(tmp_path / "rows.jsonl"), *flags]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_two_answers_to_one_question_are_no_table():
+    rows = many("fare", 5, 10)
+    tables.check_alike(rows)
+    again = [row | {"key": f"other labels {row['key']}"} for row in rows[:3]]
+    with pytest.raises(InvalidParameter, match=r"3 questions have several answers, .*FARE on"):
+        tables.check_alike([*rows, *again])
+    tables.check_alike([*rows, *(row | {"seed": 1} for row in again)])

@@ -30,7 +30,8 @@ class Rows:
         self.file = file
         if file.exists():
             cut_torn_line(file)
-        self.done = {row["key"] for row in read_rows(file, *shared)}
+        # What failed once, for want of memory for instance, is tried again.
+        self.done = {row["key"] for row in read_rows(file, *shared) if not row["error"]}
 
     def begin(self, about: Mapping[str, Any]) -> None:
         """Write down how what follows is measured, unless it is how what stands there was.
@@ -67,6 +68,9 @@ class Rows:
             ) from error
 
 
+_FAILED: Row = {"error": "not measured"}
+
+
 def _check_weights(before: Mapping[str, str], now: Mapping[str, str], file: Path) -> None:
     """A model keeps its name when it is trained again, and its rows their keys."""
     if before.get("name") == now.get("name") and before.get("sha256") != now.get("sha256"):
@@ -76,7 +80,9 @@ def _check_weights(before: Mapping[str, str], now: Mapping[str, str], file: Path
 
 
 def read_rows(*files: Path) -> list[Row]:
-    """The rows of files that exist, each key once; a file may be packed by gzip.
+    """The rows of files that exist, each key once, a failure only where nothing else is.
+
+    A file may be packed by gzip.
 
     Raises:
         InvalidParameter: what is packed cannot be unpacked.
@@ -85,8 +91,8 @@ def read_rows(*files: Path) -> list[Row]:
     for file in files:
         if file.exists():
             for row in _parsed(_lines(file)):
-                if "key" in row:
-                    found.setdefault(row["key"], row)
+                if "key" in row and found.get(row["key"], _FAILED)["error"]:
+                    found[row["key"]] = row
     return list(found.values())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -66,11 +66,22 @@ class Line:
 
 
 def check_alike(rows: Sequence[Row]) -> None:
-    """One table, one model, one attack and one budget.
+    """One table, one model, one attack and one budget, and one row for each question.
 
     Raises:
         InvalidParameter: a column would put together what was measured in different ways.
     """
+    asked = Counter(
+        (r["world"], r["picture"], r["seed"], title(r), r["step"], r["eps"]) for r in rows
+    )
+    twice = [key for key, n in asked.items() if n > 1]
+    if twice:
+        _, picture, _, name, *_ = twice[0]
+        raise InvalidParameter(
+            f"{len(twice)} questions have several answers, for instance {name} on {picture}: the rows "
+            "are of different label lists, weights or companies.",
+            "Keep one file for each, and print their tables one by one.",
+        )
     found: dict[tuple[str, float], set[tuple[str, str]]] = defaultdict(set)
     for row in rows:
         found[row["step"], row["eps"]].add((row["model"], row["conditions"]))

@@ -95,7 +95,7 @@ PUBLISHED: dict[str, tuple[Variant, ...]] = {
 }
 
 _towers: dict[tuple[str, str, str], Backbone] = {}
-_between: OrderedDict[tuple[Backbone, Backbone, float], Backbone] = OrderedDict()
+_between: OrderedDict[tuple[nn.Module, nn.Module, float], Backbone] = OrderedDict()
 _lock = threading.RLock()
 
 
@@ -166,7 +166,7 @@ def between(backbone: Backbone, twin: Backbone, alpha: float) -> Backbone:
     if alpha in (0, 1):
         return twin if alpha else backbone
     with _lock:
-        key = (backbone, twin, alpha)
+        key = (backbone.visual, twin.visual, alpha)
         if key not in _between:
             with torch.inference_mode(False):
                 visual = copy.deepcopy(backbone.visual)
@@ -211,11 +211,13 @@ def load_context(backbone: Backbone, method: str) -> LearnedContext:
     return LearnedContext(context, variant.tower, notes, tower_eps=variant.tower_eps)
 
 
-@cache
 def training_notes(backbone: Backbone, method: str, eps: float = 0) -> tuple[Note, ...]:
     """What training bought, for the card: size, radius, recipe, data, accuracy, licence."""
-    variant = find(backbone.name, method, eps)
-    size = megabytes(backbone, method, eps)
+    return _notes(find(backbone.name, method, eps), megabytes(backbone, method, eps))
+
+
+@cache  # by what it says, not by the backbone, which a benchmark makes anew for every batch
+def _notes(variant: Variant, size: float) -> tuple[Note, ...]:
     facts = {
         "weights": f"{size:.1f} MB" if size >= 0.1 else f"{1000 * size:.0f} kB",
         "file": f"{variant.source}, {variant.licence}",
@@ -263,7 +265,7 @@ def write_variant(folder: Path, variant: Variant, tensors: dict[str, Tensor]) ->
 
 def _forget_lists() -> None:
     _listed.cache_clear()
-    training_notes.cache_clear()
+    _notes.cache_clear()
 
 
 def folder_of(entry: ModelEntry) -> Path:
