@@ -116,6 +116,21 @@ def test_changing_a_control_marks_results_stale_and_run_clears_it(page):
 # uploads
 
 
+def test_results_stay_stale_where_the_server_refuses(page):
+    stale = "document.body.classList.contains('stale')"
+    page.steps(7)
+    page.tab.wait_for_function(stale)
+    full = {"status": 503, "json": {"detail": "Queue is full."}}
+    page.tab.route("**/queue/join*", lambda route: route.fulfill(**full))
+    page("#go").click()
+    page.tab.get_by_text("Queue is full").first.wait_for()
+    assert page.script(stale), "the results are still those of other settings"
+    page.tab.unroute("**/queue/join*")
+    page.troubles.clear()  # the console tells of the 503
+    page.run()
+    assert not page.script(stale)
+
+
 def test_an_upload_is_run(page, tmp_path, photos):
     path = tmp_path / "<img src=x onerror=alert(1)>.jpg"
     Image.open(photos["coffee"]).convert("RGB").save(path, quality=95)

@@ -48,12 +48,14 @@ SETTLE = """() => {
 }"""
 # What is shown is stale until the server answers, which it may not; and for longer, if a control moves.
 FRESH = """() => {
-  const page = document.body.classList;
+  const page = document.body.classList, line = document.getElementById('status');
+  const said = () => line.querySelector('.vd-status')?.outerHTML, before = said();
   page.add('asked');
   new MutationObserver((_, it) => {
+    if (said() === before) return;
     it.disconnect();
     if (page.contains('asked')) page.remove('asked', 'stale');
-  }).observe(document.getElementById('status'), {childList: true, subtree: true, characterData: true});
+  }).observe(line, {childList: true, subtree: true, characterData: true, attributes: true});
 }"""
 Values = Mapping[Any, Any]
 
