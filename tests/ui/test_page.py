@@ -123,7 +123,7 @@ def test_results_stay_stale_where_the_server_refuses(page):
     full = {"status": 503, "json": {"detail": "Queue is full."}}
     page.tab.route("**/queue/join*", lambda route: route.fulfill(**full))
     page("#go").click()
-    page.tab.get_by_text("Queue is full").first.wait_for()
+    page.tab.get_by_text("currently busy").first.wait_for()  # Gradio's words
     assert page.script(stale), "the results are still those of other settings"
     page.tab.unroute("**/queue/join*")
     page.troubles.clear()  # the console tells of the 503
