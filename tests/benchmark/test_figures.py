@@ -108,6 +108,12 @@ def test_a_right_answer_costs_the_time_over_the_share(rows):
     assert [bar.get_width() for bar in times] == pytest.approx([10, 10, 200])
 
 
+def test_an_attacker_who_broke_down_everywhere_is_not_drawn(rows):
+    failed = [r | {"error": "out of memory"} if r["step"] == "adaptive" else r for r in rows]
+    assert drawn("trade", failed) is None
+    assert drawn("price", failed) is None
+
+
 def test_nothing_is_drawn_of_nothing(rows):
     clean = [row for row in rows if row["step"] == "clean"]
     assert all(drawn(name, clean) is None for name in figures.FIGURES)

@@ -229,7 +229,7 @@ def _telling(found: Sequence[Line], cells: Sequence[Cell]) -> Cell | None:
 
 
 def _spread(values: Sequence[float]) -> float:
-    return max(values) - min(values)
+    return max(values, default=0.0) - min(values, default=0.0)
 
 
 def _curve(axes: Axes, shown: Sequence[tuple[float, Rate]], line: Line, style: object) -> None:

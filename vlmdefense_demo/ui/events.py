@@ -52,7 +52,7 @@ FRESH = """() => {
   const said = () => line.querySelector('.vd-status')?.outerHTML, before = said();
   page.add('asked');
   new MutationObserver((_, it) => {
-    if (said() === before) return;
+    if (said() === before || !document.getElementById('go').disabled) return;
     it.disconnect();
     if (page.contains('asked')) page.remove('asked', 'stale');
   }).observe(line, {childList: true, subtree: true, characterData: true, attributes: true});
