@@ -20,13 +20,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vlmdefense_demo.benchmark.header import weights_digest
 from vlmdefense_demo.benchmark.plan import Setting
 from vlmdefense_demo.benchmark.rows import cut_torn_line
 from vlmdefense_demo.engine import compare
 from vlmdefense_demo.images import load_image
 from vlmdefense_demo.ladder import INTERACTIVE, Budget
 from vlmdefense_demo.models.backbone import Backbone
+from vlmdefense_demo.models.fingerprint import fingerprint
 from vlmdefense_demo.request import Request
 from vlmdefense_demo.spec import fields
 from vlmdefense_demo.survey import entry
@@ -96,7 +96,7 @@ def key(row: Row) -> tuple[Any, ...]:
 def _weights(plan: Plan, backbone: Backbone) -> list[str]:
     """The model, and all that was trained for it and is asked."""
     trained = (Setting(id).weights(backbone.name) for id in sorted(plan.defenses))
-    return [backbone.name, weights_digest(backbone), *chain.from_iterable(trained)]
+    return [backbone.name, fingerprint(backbone.model), *chain.from_iterable(trained)]
 
 
 def _rows(

@@ -68,7 +68,8 @@ def test_the_card_says_what_the_training_cost(method, backbone):
 
 
 def test_apt_stands_on_a_robust_tower_and_advpt_on_the_models_own(backbone):
-    assert [learned(homework(m), backbone)[0].tower for m in ("apt", "advpt")] == ["tecoa", ""]
+    prompts = [learned(homework(m), backbone)[0] for m in ("apt", "advpt")]
+    assert [(p.tower, p.tower_eps) for p in prompts] == [("tecoa", 3), ("", 0)]
 
 
 def test_apt_on_a_model_without_a_robust_tower_points_to_advpt(backbone):

@@ -17,6 +17,7 @@ import torch
 from vlmdefense_demo.benchmark.plan import Plan, digest
 from vlmdefense_demo.benchmark.tasks import Task
 from vlmdefense_demo.models.backbone import Backbone
+from vlmdefense_demo.models.fingerprint import fingerprint
 from vlmdefense_demo.report import versions
 
 
@@ -27,10 +28,10 @@ def header(
     return {
         "command": shlex.join(["python", "-m", "vlmdefense_demo", *sys.argv[1:]]),
         "plan": asdict(plan),
-        "model": {"name": backbone.name, "sha256": weights_digest(backbone)},
+        "model": {"name": backbone.name, "sha256": fingerprint(backbone.model)},
         "pictures": {
             "n": sum(len(task.pictures) for task in asked),
-            "digest": digest([(t.world, t.labels, _fingerprint(t)) for t in asked]),
+            "digest": digest([(t.world, t.labels, _pictures(t)) for t in asked]),
         },
         "versions": versions(),
         "machine": {
@@ -42,18 +43,7 @@ def header(
     }
 
 
-def weights_digest(backbone: Backbone) -> str:
-    """SHA-256 of all weights in the order of their names."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(backbone.model.state_dict().items()):
-        found.update(name.encode())
-        found.update(
-            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        )
-    return found.hexdigest()
-
-
-def _fingerprint(task: Task) -> str:
+def _pictures(task: Task) -> str:
     found = hashlib.sha256()
     for picture in task.pictures:
         found.update(picture.key.encode() + picture.data)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vlmdefense_demo.errors import InvalidParameter
+from vlmdefense_demo.models.fingerprint import fingerprint
 from vlmdefense_demo.training.photos import Photo
 
 
@@ -24,7 +25,7 @@ class Checkpoint:
     """
 
     path: Path
-    about: dict[str, str] = field(default_factory=dict)
+    about: Mapping[str, str]
 
     def save(
         self,
@@ -37,7 +38,7 @@ class Checkpoint:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "tower": trained.state_dict(), "optimiser": optimiser.state_dict(), "step": step,
-            "losses": list(losses), "about": self.about,
+            "losses": list(losses), "about": dict(self.about),
         }  # fmt: skip
         partial = self.path.with_suffix(".partial")
         torch.save(state, partial)
@@ -66,35 +67,15 @@ class Checkpoint:
         return int(state["step"]), list(state["losses"])
 
 
-def about(
-    recipe: object, photos: Sequence[Photo], *start: nn.Module, target: Tensor | None = None
-) -> dict[str, str]:
+def about(recipe: object, photos: Sequence[Photo], *start: nn.Module) -> dict[str, str]:
     """What a training is made of, for its checkpoint.
 
     Args:
         start: the weights before the first step, and those of what stays as it is.
-        target: what is fitted where it is not the photos.
     """
-    names = (f"{p.source}/{p.file}/{p.label}\n".encode() for p in photos)
-    weights = (
-        piece
-        for module in start
-        for name, tensor in sorted(module.state_dict().items())
-        for piece in (name.encode(), _bytes(tensor))
-    )
-    made_of = {
-        "recipe": repr(recipe), "start": _digest(weights), "set of photos": _digest(names)
-    }  # fmt: skip
-    return made_of if target is None else made_of | {"target": _digest([_bytes(target)])}
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous().flatten()
-    return flat.view(torch.uint8).numpy().tobytes()
-
-
-def _digest(pieces: Iterable[bytes]) -> str:
-    found = hashlib.blake2b(digest_size=16)
-    for piece in pieces:
-        found.update(piece)
-    return found.hexdigest()
+    names = "\n".join(f"{p.source}/{p.file}/{p.label}" for p in photos)
+    return {
+        "recipe": repr(recipe),
+        "start": fingerprint(*start),
+        "set of photos": hashlib.sha256(names.encode()).hexdigest(),
+    }

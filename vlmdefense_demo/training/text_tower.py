@@ -95,7 +95,8 @@ def fit(
     draw_weights(tower, recipe.seed)
     table = tower.token_embedding
     tower.token_embedding = compact.take(table)
-    file = Checkpoint(checkpoint, about(recipe, (), tower, target=lesson.vocabulary.targets))
+    targets = nn.ParameterList([lesson.vocabulary.targets])  # which the photos shape
+    file = Checkpoint(checkpoint, about(recipe, (), tower, targets))
     if not checkpoint.exists():
         start_as_bag(tower, compact, lesson, recipe)
     optimiser = torch.optim.AdamW(

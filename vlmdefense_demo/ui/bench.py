@@ -37,7 +37,6 @@ MOST = 64
 RADII = (1, 2, 4)
 BUDGET = replace(INTERACTIVE, adaptive_steps=10, draws=2)
 BUNDLED, ZIP = SOURCES = ("bundled", "zip")
-NONE = (None, None)  # files
 MOST_BYTES = 256 * 2**20  # of a zip's pictures, unpacked
 Update = tuple[Any, ...]
 
@@ -186,7 +185,7 @@ def connect(page: Controls, site: Site) -> None:
         try:
             wanted = asked([values[widget] for widget in it.asked()], page.form(values).defenses)
         except DemoError as error:
-            yield spoken(_refused(error), words)
+            yield spoken(_said(refused(error), failed=True), words)
             return
         session = f"{request.session_hash}/bench"
         for update in measured(site, values[page.model], wanted, session):
@@ -208,7 +207,7 @@ def connect(page: Controls, site: Site) -> None:
 
 def measured(site: Site, model: str, asked: Asked, session: str) -> Iterator[Update]:
     """Stream one measurement: status, table, both buttons, both files."""
-    yield _state(tell("bench.reading"), gr.skip(), running=True, files=None)
+    yield _said(tell("bench.reading"), running=True)
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.jsonl"
         sentence, failed = tell("done"), False
@@ -233,7 +232,7 @@ def measured(site: Site, model: str, asked: Asked, session: str) -> Iterator[Upd
 def _end(site: Site, rows: Sequence[Row], file: Path, sentence: str, failed: bool) -> Update:
     """What was measured up to here, with its figures and files; without anything, what was before."""
     if not rows:
-        return _state(sentence, gr.skip(), failed=failed, files=None)
+        return _said(sentence, failed=failed)
     files = figures.write(rows, file.parent)
     drawn = {path.stem: b64encode(path.read_bytes()).decode() for path in files}
     csv = site.outbox.put(tables.csv_text(rows).encode(), "benchmark.csv")
@@ -241,28 +240,26 @@ def _end(site: Site, rows: Sequence[Row], file: Path, sentence: str, failed: boo
     return _state(sentence, results.finished(rows, drawn), failed=failed, files=(jsonl, csv))
 
 
-def _refused(error: DemoError) -> Update:
-    """Nothing was measured, and nothing of an earlier measurement is lost."""
-    return _state(refused(error), gr.skip(), failed=True, files=None)
+def _said(text: str, *, running: bool = False, failed: bool = False) -> Update:
+    """The line and the buttons; table and files stay those of an earlier measurement."""
+    return (
+        status(text, failed=failed), gr.skip(), gr.Button(interactive=not running),
+        gr.Button(interactive=running), gr.skip(), gr.skip(),
+    )  # fmt: skip
 
 
 def _state(
     text: str,
-    body: Any,
+    body: str,
     *,
     running: bool = False,
     failed: bool = False,
-    files: tuple[str | None, str | None] | None = NONE,
+    files: tuple[str | None, str | None] = (None, None),
 ) -> Update:
-    """One update of the tab; `files` None leaves those that are there."""
-    if files is None:
-        buttons = [gr.skip(), gr.skip()]
-    else:
-        buttons = [gr.DownloadButton(value=file, interactive=file is not None) for file in files]
-    return (
-        status(text, failed=failed), body, gr.Button(interactive=not running),
-        gr.Button(interactive=running), *buttons,
-    )  # fmt: skip
+    """The same, with a table and its files."""
+    line, _, go, stop, *_ = _said(text, running=running, failed=failed)
+    downloads = (gr.DownloadButton(value=file, interactive=file is not None) for file in files)
+    return (line, body, go, stop, *downloads)
 
 
 def asked(values: Sequence[Any], defenses: Mapping[str, Mapping[str, Any]]) -> Asked:

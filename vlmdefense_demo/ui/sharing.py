@@ -315,5 +315,5 @@ def _digest(data: bytes) -> str:
     return blake2b(data, digest_size=16).hexdigest()
 
 
-def _pixels(source: Path | bytes) -> bytes:
-    return fit(read_upload(source).image, SIDE).tobytes()
+def _pixels(source: Path | bytes) -> str:
+    return _digest(fit(read_upload(source).image, SIDE).tobytes())

@@ -80,7 +80,7 @@ class Words:
         for count in (2, 1):
             for pair, now in zip(pairs, said, strict=True):
                 if sum(a != b for a, b in zip(pair, now, strict=True)) == count:
-                    return self.joint.join(now)
+                    return self.pair(*pair)
             if count == 2 and self.refusal(text) != text:
                 return self.refusal(text)
         return text
