@@ -127,7 +127,7 @@ def test_what_a_command_cannot_do_is_one_sentence_and_code_2(argv, says, capsys)
     ("more", "radius"),
     [
         (("--attack", "noise", "--set", "noise.eps=8"), "ε 8/255"),
-        (("--attack", "pgd_l2"), "PGD · L2 · seed"),
+        (("--attack", "pgd_l2"), "PGD · L2 · L2 3 · seed"),
     ],
 )
 def test_the_badge_of_a_story_names_the_radius_it_was_made_with(call, tmp_path, more, radius):

@@ -124,6 +124,17 @@ def test_an_attack_without_a_radius_is_not_made_again(request_, backbone):
     assert last("along", request, backbone, cards).eps[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("attack", "params"),
+    [("apgd_ce", {"norm": "l2", "radius": 1}), ("blur", {"same_budget": False})],
+)
+def test_a_radius_in_levels_that_plays_no_part_is_none(request_, attack, params):
+    request = replace(request_, attack=attack, attack_params={"eps": 4, **params})
+    with pytest.raises(InvalidParameter, match="has no radius in levels"):
+        curves.check_radius(request)
+    curves.check_radius(replace(request, attack_params={"eps": 4}))
+
+
 @pytest.mark.parametrize("how", ["along", "again"])
 def test_stop_ends_a_curve(request_, backbone, cards, how):
     with pytest.raises(Cancelled):

@@ -294,8 +294,12 @@ def test_a_target_is_reached_or_the_attack_failed(backbone):
 
 
 def test_a_target_that_is_already_the_answer_is_refused(backbone):
-    for changes in ({"aim": Aim.at(CLEAN)}, {"aim": Aim.at("cat"), "reference": "Cat"}):
-        with pytest.raises(InvalidLabels, match="already the answer"):
+    right = {"aim": Aim.at("cat"), "reference": "Cat"}
+    for changes, why in (
+        ({"aim": Aim.at(CLEAN)}, "already the answer"),
+        (right, "the right answer"),
+    ):
+        with pytest.raises(InvalidLabels, match=f"is {why}"):
             list(compare(request(**changes), backbone))
 
 
@@ -373,6 +377,34 @@ def test_a_defence_that_fails_under_its_checks_keeps_its_card(backbone, monkeypa
         assert said["gradient checks"] == "stopped: no room"
         if cards[id].verdict != "wrong_clean":
             assert said["the attacker who knows the defence"] == "stopped: no kernel"
+
+
+def test_what_comes_after_the_answers_fails_on_its_own(backbone, monkeypatch):
+    """Eight noisy copies, or a defence's fresh draws, may be more than a GPU holds."""
+    plain = {c.method: c for c in compare(request(rungs=("white_box",)), backbone)}
+
+    def fail(*args, **kwargs):
+        raise torch.cuda.OutOfMemoryError("no room")
+
+    for place in ("stage.masking.noise_fools", "side.fresh_answers"):
+        monkeypatch.setattr(f"vlmdefense_demo.{place}", fail)
+    monkeypatch.setattr("vlmdefense_demo.models.classifier.ZeroShotClassifier.look", fail)
+    cards = {c.method: c for c in compare(request(rungs=("white_box",), looks=True), backbone)}
+    assert cards.keys() == plain.keys()
+    for id, card in cards.items():
+        assert card.error is None
+        assert card.attacked == plain[id].attacked
+    said = {note.title: note.value for note in cards["undefended"].notes}
+    assert said == {
+        "gradient checks": "stopped: no room",
+        "where the model looks": "no room",
+    }
+    for id in ("rtpt", "ttc"):
+        said = {note.title: note.value for note in cards[id].notes}
+        assert said["draws nobody has seen"] == "stopped: no room"
+        assert cards[id].verdict == plain[id].verdict
+    assert cards["fare"].ladder
+    assert cards["fare"].ladder[0].name == "transfer"
 
 
 def test_logits_that_are_not_finite_are_an_error_card(backbone, monkeypatch):

@@ -107,13 +107,13 @@ def test_quantising_rounds_to_the_nearest_level_inside_the_ball():
     assert levels == [101, 100, 102, 98]
 
 
-def test_a_fraction_of_a_level_in_the_radius_is_not_used():
-    x0 = torch.full((1, 1, 1, 2), 100 / 255)
-    delta = torch.tensor([2.9, -2.9]).view(1, 1, 1, 2) / 255
-    assert to_levels(Ball("linf", 2.9 / 255).quantise(x0 + delta, x0)).flatten().tolist() == [
-        102,
-        98,
-    ]
+def test_a_fraction_of_a_level_in_the_radius_is_refused():
+    """An attack would climb where the file cannot follow."""
+    with pytest.raises(InvalidParameter, match=r"2\.9/255 lies between.*Choose 2/255 or 3/255"):
+        Ball("linf", 2.9 / 255)
+    for levels in range(1, 129):
+        assert Ball("linf", float(torch.tensor(levels / 255))).levels == levels
+    assert Ball("l2", 2.9 / 255).radius == 2.9 / 255
 
 
 @pytest.mark.parametrize("radius", [0.5, 1.0, 3.0, 6.0])

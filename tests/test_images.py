@@ -24,6 +24,7 @@ from vlmdefense_demo.images import (
     to_array,
     to_png,
 )
+from vlmdefense_demo.models.backbone import Preprocess
 
 GPS, ORIENTATION = 0x8825, 0x0112
 
@@ -276,6 +277,17 @@ def test_fit_crops_the_middle_and_squash_keeps_everything():
     assert squashed.shape == (30, 30, 3)
     assert squashed[15, 15, 0] > 200
     assert squashed[15, 2, 0] == 0
+
+
+def test_pictures_are_made_smaller_as_the_model_was_trained():
+    image = picture(size=(60, 60))
+    ways = [np.asarray(fit(image, 30, False, way)) for way in ("bicubic", "bilinear", "random")]
+    assert np.array_equal(ways[0], np.asarray(fit(image, 30)))
+    assert np.array_equal(ways[0], ways[2])  # a word only training knows
+    assert np.array_equal(ways[1], image.resize((30, 30), Image.Resampling.BILINEAR))
+    assert not np.array_equal(ways[0], ways[1])
+    how = Preprocess(30, (0, 0, 0), (1, 1, 1), "bilinear")
+    assert np.array_equal(how.fit(image), ways[1])
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 400), (3000, 20)])

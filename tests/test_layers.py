@@ -26,6 +26,7 @@ LAYERS = (
         "measure",
         "judging",
         "heatmap",
+        "failures",
     },
     {"models", "attacks"},
     {"defenses", "detectors"},

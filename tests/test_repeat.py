@@ -29,11 +29,13 @@ REQUESTS = {
     "default": {},
     "hostile": {"labels": HOSTILE, "template": "$HOME 'of' a {} --x", "reference": "-dash"},
     "settings": {
-        "attack_params": {"eps": 0.5, "steps": 7, "loss": "dlr", "stop_early": True},
+        "attack_params": {"eps": 2, "steps": 7, "loss": "dlr", "stop_early": True},
         "defenses": {"rtpt": {"views": 8, "augmix": True}, "fare+ttc": {"ttc_steps": 3}},
         "seed": 12, "rungs": AWARE,
     },
     "no defences": {"defenses": {}},
+    "labels as one text": {"labels": "cat = puppy, dog、bird"},
+    "one text in a list": {"labels": ["cat, dog\nbird"]},
     "without a radius": {"attack": "ddn", "attack_params": {"steps": 5}},
     "a label": {"aim": Aim.at("bird")},
     "the runner-up": {"aim": Aim("runner-up"), "rungs": AWARE, "climb": False, "budget": BATCH},
@@ -75,8 +77,9 @@ def test_the_line_makes_the_same_request(request_, folder, backbone):
 
 
 def test_what_cannot_be_written_is_refused():
-    request = Request(tiny.images(1), ["cat, small", "dog"])
-    with pytest.raises(InvalidParameter, match="cannot be written as a command"):
-        repeat.command(request, "pocket")
+    for label in ("cat, small", "猫、狗", "cat，small", "cat\nsmall"):
+        request = Request(tiny.images(1), [label, "dog"])
+        with pytest.raises(InvalidParameter, match="cannot be written as a command"):
+            repeat.command(request, "pocket")
     with pytest.raises(InvalidParameter, match="cannot be written as a command"):
         repeat.command(replace(request, labels=["cat", "dog"], attack=None), "pocket")

@@ -50,6 +50,21 @@ def test_a_rank_skips_what_counts_as_the_right_answer(backbone):
     assert card.attacked.label == third
 
 
+def test_what_a_mistaken_model_says_already_is_no_goal(backbone):
+    """Nothing would have to be done to reach it."""
+    first, second, third, last_one = ranked(last(backbone))
+    card = last(backbone, reference=second, aim=Aim("runner-up"))
+    assert card.clean.label == first
+    assert (card.reference, card.attacked.label) == (second, third)
+    for target, why in ((first, "already the answer"), (second, "the right answer")):
+        with pytest.raises(InvalidLabels, match=f"“{target}” is {why}"):
+            last(backbone, reference=second, aim=Aim("label", target))
+    card = last(backbone, reference=last_one, aim=Aim("least likely"))
+    assert card.attacked.label == third
+    with pytest.raises(InvalidLabels, match="Choose another target"):
+        last(backbone, labels=[first, second], reference=second, aim=Aim("runner-up"))
+
+
 def test_a_text_of_ones_own_joins_the_labels(backbone):
     card = last(backbone, aim=Aim("caption", "a green, wooden = boat"))
     assert card.clean.labels == (*tiny.LABELS, "a green wooden boat")
@@ -91,6 +106,11 @@ def test_a_goal_given_in_parts_is_read_as_meant():
         ({"attack": "caption", "aim": Aim("label", "dog")}, InvalidParameter, "a text of your own"),
         ({"attack_params": {"eps": 0}}, InvalidParameter, "rounds to 0 grey levels"),
         ({"attack_params": {"eps": 0.9}}, InvalidParameter, "eps=0.9/255 rounds to 0"),
+        (
+            {"attack_params": {"eps": 1.5}},
+            InvalidParameter,
+            "between two grey levels.*1/255 or 2/255",
+        ),
         ({"rungs": ("psychic",)}, InvalidParameter, "Unknown rung 'psychic'"),
         ({"labels": ["cat = dog", "dog = bird"]}, InvalidLabels, "count as the same answer"),
     ],

@@ -11,10 +11,10 @@ import torch
 from vlmdefense_demo.detectors.base import Detector
 from vlmdefense_demo.detectors.thresholds import Calibration, calibrated
 from vlmdefense_demo.errors import Cancelled
+from vlmdefense_demo.failures import FAILURES
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.request import Request
 from vlmdefense_demo.run import Progress
-from vlmdefense_demo.side import FAILURES
 from vlmdefense_demo.spec import shown
 from vlmdefense_demo.stage import Stage
 from vlmdefense_demo.survey import detector, methods

@@ -35,7 +35,7 @@ from vlmdefense_demo.detectors.thresholds import (
 )
 from vlmdefense_demo.errors import InvalidImage, InvalidParameter
 from vlmdefense_demo.geometry import LEVELS
-from vlmdefense_demo.images import fit, read_upload, to_pixels
+from vlmdefense_demo.images import read_upload, to_pixels
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
@@ -213,7 +213,7 @@ class _Bench:
         with torch.no_grad():
             clf = ZeroShotClassifier(self.backbone, case.labels)
         how = self.backbone.preprocess
-        picture = fit(read_upload(case.data).image, how.size, how.squash)
+        picture = how.fit(read_upload(case.data).image)
         return clf, self.backbone.place(to_pixels(picture))
 
     def _score(self, id: str, clf: ZeroShotClassifier, x: Images, case: Case) -> float:

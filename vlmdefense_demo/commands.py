@@ -52,7 +52,7 @@ def compare(args: argparse.Namespace) -> int:
 
 def asked(args: argparse.Namespace, backbone: Backbone) -> Request:
     """The request of `compare`'s arguments; a report brings the cards' pictures with it."""
-    from vlmdefense_demo.images import fit, read_upload, to_pixels
+    from vlmdefense_demo.images import read_upload, to_pixels
     from vlmdefense_demo.labels import split_labels
     from vlmdefense_demo.ladder import BATCH, INTERACTIVE
     from vlmdefense_demo.request import AWARE, Aim, Request
@@ -64,7 +64,7 @@ def asked(args: argparse.Namespace, backbone: Backbone) -> Request:
 
     def pixels(path: str) -> Any:
         how = backbone.preprocess
-        return to_pixels(fit(read_upload(path).image, how.size, how.squash))
+        return to_pixels(how.fit(read_upload(path).image))
 
     picture = pixels(args.target_image) if args.target_image else None
     aim = Aim.at(args.target, args.goal, picture)
@@ -85,8 +85,9 @@ def _write(args: argparse.Namespace, cards: list[Card], request: Any) -> None:
     from vlmdefense_demo.export import write_story
 
     labels = cards[0].clean.labels if cards[0].clean else ()
-    eps = request.attack_params.get("eps")
-    radius = "" if eps is None else f"ε {eps:g}/255 · "
+    attacker = request.attacker()
+    unit = "/255" if attacker.has_eps else ""
+    radius = f"{attacker.size_shown}{unit} · " if attacker.size_shown else ""
     badge = (
         f"precomputed · {args.model} · {entry(args.attack).title} · {radius}seed {args.seed} · "
         f"{cards[0].device}, {date.today():%B %Y}"

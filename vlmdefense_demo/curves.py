@@ -16,12 +16,12 @@ from PIL import Image
 
 from vlmdefense_demo.defenses.base import Defender
 from vlmdefense_demo.errors import Cancelled, InvalidParameter
+from vlmdefense_demo.failures import FAILURES
 from vlmdefense_demo.images import from_png, to_array, to_pixels
 from vlmdefense_demo.judging import predict
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.request import Request
 from vlmdefense_demo.run import Progress, silent
-from vlmdefense_demo.side import FAILURES
 from vlmdefense_demo.stage import Stage
 from vlmdefense_demo.survey import entry
 from vlmdefense_demo.types import Card, Images, Paradigm, Prediction
@@ -95,7 +95,8 @@ def draw(
 
 def check_radius(request: Request) -> None:
     """Raise InvalidParameter for an attack whose size is not a radius in levels."""
-    if request.attack is None or not entry(request.attack, "attack").takes("eps"):
+    attacker = request.attacker()
+    if attacker is None or not attacker.has_eps:
         name = entry(request.attack).title if request.attack else "Nothing"
         raise InvalidParameter(
             f"{name} has no radius in levels, so it cannot be made again at "

@@ -16,6 +16,7 @@ from vlmdefense_demo.types import Images
 
 LEVELS = 255
 HALVINGS = 24
+TINY = 1e-3  # of a grey level: what single precision may leave of one
 
 Norm = Literal["linf", "l2", "free"]
 
@@ -25,7 +26,8 @@ class Ball:
     """The set an attack's file must lie in: radius in pixel units; "free" is the pixel box.
 
     Raises:
-        InvalidParameter: an L-infinity radius below one grey level, which leaves no room.
+        InvalidParameter: an L-infinity radius that is no whole number of grey levels, or none: what an
+            attack found between two levels would be lost in the file.
     """
 
     norm: Norm
@@ -37,6 +39,12 @@ class Ball:
                 f"eps={self.radius * LEVELS:.3g}/255 rounds to 0 grey levels: the file would be "
                 "the original.",
                 "Choose at least 1/255.",
+            )
+        if self.norm == "linf" and abs(self.radius * LEVELS - self.levels) > TINY:
+            raise InvalidParameter(
+                f"eps={self.radius * LEVELS:.3g}/255 lies between two grey levels, and a file has only "
+                "whole ones.",
+                f"Choose {self.levels}/255 or {self.levels + 1}/255.",
             )
 
     @property

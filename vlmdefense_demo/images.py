@@ -30,6 +30,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, struct.error)
 ORIENTATION = 0x0112
 RECIPE = "vlmdefense_demo"
+INTERPOLATIONS = {name.lower(): how for name, how in Image.Resampling.__members__.items()}
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -93,16 +94,22 @@ def load_image(source: str | Path | bytes, size: int = 224) -> Images:
     return to_pixels(fit(read_upload(source).image, size))
 
 
-def fit(image: Image.Image, size: int, squash: bool = False) -> Image.Image:
-    """Shorter side to `size` (bicubic) and centre crop; `squash` ignores the aspect ratio.
+def fit(
+    image: Image.Image, size: int, squash: bool = False, interpolation: str = "bicubic"
+) -> Image.Image:
+    """Shorter side to `size` and centre crop; `squash` ignores the aspect ratio.
 
     A picture of exactly that size passes unchanged.
+
+    Args:
+        interpolation: open_clip's word; what Pillow does not know becomes bicubic.
     """
     if image.size == (size, size):
         return image
+    how = INTERPOLATIONS.get(interpolation, Image.Resampling.BICUBIC)
     if squash:
-        return image.resize((size, size), Image.Resampling.BICUBIC)
-    return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+        return image.resize((size, size), how)
+    return ImageOps.fit(image, (size, size), how)
 
 
 def to_pixels(image: Image.Image) -> Images:

@@ -29,7 +29,7 @@ from vlmdefense_demo.attacks.l2 import PGDL2, l2_move
 from vlmdefense_demo.attacks.pgd import PGD, sign_move
 from vlmdefense_demo.attacks.square import Square
 from vlmdefense_demo.defenses.base import Defender
-from vlmdefense_demo.geometry import Ball, lattice_step_size
+from vlmdefense_demo.geometry import Ball, from_levels, lattice_step_size, passed_by, to_levels
 from vlmdefense_demo.losses import LOSSES, margin
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run, silent
@@ -110,6 +110,8 @@ class Opponent:
         """L2: the defence's recipe; `warm` is delivered where it already breaks the surrogate."""
         run = self._child("adaptive")
         target = self.defense.surrogate(self.clf, _inner(run))
+        if self.defense.on_grid:
+            target = _of_the_file(target)
         if self.defense.stochastic:
             return self.ball.quantise(self._expectation(target, x, warm, run), x)
         broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -199,6 +201,11 @@ def _step_size(radius: float, steps: int) -> float:
     """Whole grey levels, unless one crosses the ball: steps along noisy slopes have to add up."""
     whole = lattice_step_size(radius, steps)
     return whole if whole < radius else min(2.5 * radius / steps, radius)
+
+
+def _of_the_file(target: LogitFn) -> LogitFn:
+    """What a function says of a picture as it is delivered, with the slope of the picture itself."""
+    return lambda x: target(passed_by(x, from_levels(to_levels(x))))
 
 
 def _inner(run: Run) -> Run:

@@ -9,6 +9,7 @@ from typing import Any
 
 from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.export import CLEAN
+from vlmdefense_demo.labels import SEPARATOR
 from vlmdefense_demo.ladder import BATCH
 from vlmdefense_demo.request import Request
 from vlmdefense_demo.spec import shown
@@ -23,20 +24,20 @@ def command(request: Request, model: str) -> str:
     Every parameter is named, so that a later change of a default changes nothing.
 
     Raises:
-        InvalidParameter: nothing was attacked, or a label holds a comma, which separates labels.
+        InvalidParameter: nothing was attacked, or a label holds what separates labels.
     """
     return shlex.join(["python", "-m", "vlmdefense_demo", "compare", *arguments(request, model)])
 
 
 def arguments(request: Request, model: str) -> Iterator[str]:
     """The same, word by word. Values stand behind "=": one may begin with a dash."""
-    attacker = request.attacker()
-    if attacker is None or any("," in label for label in request.labels):
+    attacker, labels = request.attacker(), request.typed()
+    if attacker is None or any(map(SEPARATOR.search, labels)):
         raise InvalidParameter("This comparison cannot be written as a command.")
     values = shown(attacker)
     options = {
         "image": CLEAN,
-        "labels": ",".join(request.labels),
+        "labels": ",".join(labels),
         "template": request.template,
         "attack": request.attack,
         "eps": values.pop("eps", None),

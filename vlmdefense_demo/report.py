@@ -90,7 +90,7 @@ def asked(request: Request) -> dict[str, Any]:
         for id, values in request.defenses.items()
     }
     return {
-        "labels": list(request.labels),
+        "labels": request.typed(),
         "template": request.template,
         "attack": request.attack,
         "attack_params": {} if attacker is None else shown(attacker),

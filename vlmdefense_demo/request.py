@@ -102,10 +102,7 @@ class Request:
 
     def words(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """The labels with a caption among them, and the group of each."""
-        given: Any = self.labels
-        if not isinstance(given, str) and len(given) == 1 and isinstance(given[0], str):
-            given = given[0]  # a list of labels that came as one text
-        labels = split_labels(given) if isinstance(given, str) else list(given)
+        labels = self.typed()
         if self.aim.kind == "caption":
             labels.append(self.aim.word)
         return grouped_labels(labels)
@@ -116,6 +113,13 @@ class Request:
             return None
         attacker: Attacker = entry(self.attack, "attack").build(dict(self.attack_params))
         return attacker
+
+    def typed(self) -> list[str]:
+        """The labels one by one, as they were given."""
+        given: Any = self.labels
+        if not isinstance(given, str) and len(given) == 1 and isinstance(given[0], str):
+            given = given[0]  # a list of labels that came as one text
+        return split_labels(given) if isinstance(given, str) else list(given)
 
 
 def check_request(request: Request) -> tuple[str, ...]:

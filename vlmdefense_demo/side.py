@@ -9,7 +9,8 @@ import torch
 
 from vlmdefense_demo import masking
 from vlmdefense_demo.defenses.base import Defender
-from vlmdefense_demo.errors import Cancelled, DemoError
+from vlmdefense_demo.errors import Cancelled
+from vlmdefense_demo.failures import FAILURES, noted
 from vlmdefense_demo.geometry import LEVELS
 from vlmdefense_demo.images import from_png
 from vlmdefense_demo.judging import judge, predict
@@ -29,9 +30,6 @@ from vlmdefense_demo.types import (
     Rung,
     RungName,
 )
-
-# What one method may fail with, on some picture or device, without taking the others along.
-FAILURES = (DemoError, torch.cuda.OutOfMemoryError, NotImplementedError)
 
 
 @dataclass
@@ -74,7 +72,8 @@ class Side:
         if attacked is not None and first.attack is not None and stage.adversarial is not None:
             how = f"{entry(first.attack.method).title} against the undefended model"
             spent, png = first.attack.cost, first.attack.png
-            self._add("transfer", how, stage.adversarial, attacked, spent, png)
+            with noted("draws nobody has seen", self._note):
+                self._add("transfer", how, stage.adversarial, attacked, spent, png)
         return self.card
 
     def exhibit(self) -> Card:
@@ -82,25 +81,16 @@ class Side:
         stage = self.stage
         assert stage.adversarial is not None
         pair = torch.cat([stage.x, stage.adversarial])
-        try:
-            with torch.no_grad():
-                right = stage.clf.labels.index(stage.card.reference)
-                shown = self.method.exhibit(stage.clf, pair, right, run=self._run())
+        with noted("pictures", self._note), torch.no_grad():
+            right = stage.clf.labels.index(stage.card.reference)
+            shown = self.method.exhibit(stage.clf, pair, right, run=self._run())
             self.card = replace(self.card, notes=self.card.notes + shown)
-        except Cancelled:
-            raise
-        except FAILURES as error:
-            self._note("pictures", error)
         return self.card
 
     def check(self) -> Card:
         """GM2, GM3, GM5 and GM11: the gradient through the defence, and whether it does anything."""
-        try:
+        with noted("gradient checks", self._note):
             self.card = replace(self.card, flags=self.card.flags + self._flags())
-        except Cancelled:
-            raise
-        except FAILURES as error:
-            self._note("gradient checks", error)
         return self.card
 
     def _flags(self) -> tuple[str, ...]:
@@ -119,13 +109,10 @@ class Side:
 
     def climb(self) -> Iterator[Card]:
         """The attackers who know the defence, and after them GM7; a failure ends the climb only."""
-        try:
+        with noted("the attacker who knows the defence", self._note):
             yield from self._climb()
-        except Cancelled:
-            raise
-        except FAILURES as error:
-            self._note("the attacker who knows the defence", error)
-            yield self.card
+            return
+        yield self.card
 
     def _climb(self) -> Iterator[Card]:
         stage, request = self.stage, self.stage.request
@@ -171,8 +158,7 @@ class Side:
         )  # fmt: skip
         self.card = replace(self.card, ladder=(*self.card.ladder, rung))
 
-    def _note(self, what: str, error: Exception) -> None:
-        note = Note(what, f"stopped: {error}")
+    def _note(self, note: Note) -> None:
         self.card = replace(self.card, notes=(*self.card.notes, note))
 
     def _run(self) -> Run:

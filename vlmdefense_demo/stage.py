@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import torch
 
 from vlmdefense_demo import __version__, masking
-from vlmdefense_demo.errors import InvalidLabels, MethodFailed
+from vlmdefense_demo.errors import InvalidLabels
+from vlmdefense_demo.failures import noted
 from vlmdefense_demo.images import from_png, to_array, to_png
 from vlmdefense_demo.judging import find_label, judge, predict
 from vlmdefense_demo.measure import distances
@@ -132,19 +133,20 @@ class Stage:
         """Where the undefended model looks on the clean and on the attacked picture."""
         assert self.adversarial is not None
         answers = [p.label for p in (self.card.clean, self.card.attacked) if p is not None]
-        try:
+        with noted(LOOKS, self._note, before=""):
             seen = [self.clf.look(x) for x in (self.x, self.adversarial)]
-        except MethodFailed as error:
-            note = Note(LOOKS, str(error))
-        else:
             grids = [grid[0].cpu().tolist() for grid, _ in seen]
             value = {"how": seen[0][1], "clean": grids[0], "attacked": grids[1], "answers": answers}
-            note = Note(LOOKS, value, "maps")
-        self.card = replace(self.card, notes=(*self.card.notes, note))
+            self._note(Note(LOOKS, value, "maps"))
         return self.card
 
     def check(self) -> Card:
         """GM1, GM9 and GM14, on the undefended model; the first two compare changes of every pixel."""
+        with noted("gradient checks", self._note):
+            self.card = replace(self.card, flags=self._flags())
+        return self.card
+
+    def _flags(self) -> tuple[str, ...]:
         report, goal, attacker = self.card.attack, self.goal, self.request.attacker()
         assert report is not None
         assert goal is not None
@@ -160,8 +162,10 @@ class Stage:
             with torch.no_grad():
                 answers = self.clf((copies + noise).clamp(0, 1))
             flags += masking.noise_fools(answers, goal)
-        self.card = replace(self.card, flags=flags)
-        return self.card
+        return flags
+
+    def _note(self, note: Note) -> None:
+        self.card = replace(self.card, notes=(*self.card.notes, note))
 
     def png(self, x: Images, more: dict[str, Any]) -> bytes:
         """A file that says how it was made."""
@@ -206,13 +210,14 @@ class Stage:
         assert self.card.clean is not None
         right = self.clf.labels.index(self.card.reference)
         own = self.groups == self.groups[right]
+        said = self.groups == self.groups[self.card.clean.index]
         logits = torch.tensor(self.card.clean.logits, device=self.groups.device)
         if aim.kind == "wrong":
             return Goal(torch.tensor([right], device=self.x.device), groups=self._teams)
         if aim.kind == "runner-up":
-            index = int(logits.masked_fill(own, -torch.inf).argmax())
+            index = int(logits.masked_fill(own | said, -torch.inf).argmax())
         elif aim.kind == "least likely":
-            index = int(logits.masked_fill(own, torch.inf).argmin())
+            index = int(logits.masked_fill(own | said, torch.inf).argmin())
         elif aim.kind == "picture":
             assert aim.picture is not None
             with torch.no_grad():
@@ -221,9 +226,9 @@ class Stage:
         else:
             index = find_label(self.clf.labels, aim.word)
             features = self.clf.text_features[index][None]
-        if bool(own[index]):
+        if bool((own | said)[index]):
+            what = "already the answer" if said[index] else "the right answer"
             raise InvalidLabels(
-                f"The target “{self.clf.labels[index]}” is already the answer.",
-                "Choose another target.",
+                f"The target “{self.clf.labels[index]}” is {what}.", "Choose another target."
             )
         return Goal(torch.tensor([index], device=self.x.device), True, self._teams, features)

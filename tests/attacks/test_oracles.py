@@ -318,6 +318,8 @@ def test_typographic_writes_the_strongest_wrong_word_the_right_one_or_the_target
     assert Typographic()._words(clf, x, allies)[0] not in (clf.labels[right], clf.labels[second])
     target = Goal(torch.tensor([3]), targeted=True)
     assert Typographic()._words(clf, x, target) == [clf.labels[3]]
+    with pytest.raises(InvalidParameter, match="leads to no other answer"):
+        Typographic(word="right label")(clf, x, target, run=tiny.run_for(1))
 
 
 # attacks on the embedding

@@ -11,7 +11,6 @@ from tests import tiny
 from vlmdefense_demo.defenses.training_free.csr import CSR
 from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.filters import blur, fourier_low_pass
-from vlmdefense_demo.geometry import from_levels, to_levels
 
 OPEN, SHUT = 1.0, 0.0
 
@@ -81,15 +80,14 @@ def test_without_steps_the_undefended_model_answers(clf):
 
 
 def test_the_attacker_climbs_by_the_picture_and_its_blur_and_is_told_what_the_defence_answers(clf):
-    x = (tiny.images(2) + 0.3 / 255).clamp(0, 1)  # off the levels of a file
+    x = tiny.images(2)
     target = CSR(threshold=OPEN).surrogate(clf, tiny.run_for(2))
     x.requires_grad_()
     with torch.enable_grad():
         answered = target(x)
         smooth = (clf(x) + clf(fourier_low_pass(x, 40.0))) / 2
         slopes = [torch.autograd.grad(y[:, 0].sum(), x)[0] for y in (answered, smooth)]
-    file = from_levels(to_levels(x.detach()))
-    own = clf.logits(answer(clf, file, threshold=OPEN).features)
+    own = clf.logits(answer(clf, x.detach(), threshold=OPEN).features)
     torch.testing.assert_close(answered, own, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(own, smooth, atol=1e-2)
     torch.testing.assert_close(*slopes, rtol=1e-3, atol=1e-4)

@@ -258,6 +258,19 @@ def test_the_shift_is_a_step_of_the_rate_along_each_direction_against_the_slope(
     assert torch.equal(a.sign(), -torch.autograd.grad(value, leaf)[0].sign())
 
 
+def test_more_steps_of_the_shift_are_adamws(clf):
+    f = unit(seeded(10, clf.text_features.shape[1]))
+    shift = TVSS(views=10, steps=3).adapt(clf, f[None], tiny.run_for(1))[0]
+    basis, weights = main_directions(f[1:] - f[0]), reliability(f, 5, 0.05)
+    leaf = torch.zeros(len(basis), requires_grad=True)
+    optimiser = torch.optim.AdamW([leaf], lr=0.1)
+    for _ in range(3):
+        value = (weights * entropy(clf.logits(F.normalize(f + leaf @ basis, dim=1)))).sum()
+        leaf.grad = torch.autograd.grad(value, leaf)[0]
+        optimiser.step()
+    torch.testing.assert_close(shift.delta, (leaf @ basis).detach(), rtol=1e-3, atol=1e-4)
+
+
 def test_the_signs_of_the_directions_do_not_matter(clf, monkeypatch):
     from vlmdefense_demo.defenses.test_time import tvss
 

@@ -14,6 +14,8 @@ from vlmdefense_demo.defenses.base import Defender
 from vlmdefense_demo.defenses.pipeline import Chain
 from vlmdefense_demo.engine import compare
 from vlmdefense_demo.errors import InvalidParameter, UnknownMethod
+from vlmdefense_demo.geometry import Ball
+from vlmdefense_demo.ladder import Budget, Opponent
 from vlmdefense_demo.library import defend
 from vlmdefense_demo.losses import margin
 from vlmdefense_demo.models.variants import load_twin
@@ -209,6 +211,11 @@ def test_it_is_called_by_one_id_from_python(clf):
         ("csr+ttc", "it hands TTC neither a filtered picture nor another model", "can come first"),
         ("fare+tapt", "TAPT was fitted to the model itself", "can come first"),
         ("fare+fare", "FARE after FARE is one defence of another strength", "can come first"),
+        (
+            "bits+smoothing",
+            "What Smoothing proves would be about the picture Bit depth hands over",
+            "can",
+        ),
         ("jpeg+fare+ttc", "A pipeline has two defences, 'jpeg+fare+ttc' names 3", "fare+ttc"),
     ],
 )
@@ -289,6 +296,24 @@ def test_a_filter_without_a_slope_is_passed_by_in_the_surrogate(clf):
     seen = jpeg.purify(x.detach(), tiny.run_for(1)).requires_grad_()
     theirs = torch.autograd.grad(csr.surrogate(clf, tiny.run_for(1))(seen)[0, 0], seen)[0]
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("id", ["lowpass+csr", "tv+csr", "fare+csr"])
+def test_who_climbs_by_the_answer_is_told_the_one_to_the_file(clf, monkeypatch, id):
+    """CSR's gate is a threshold: what a filter hands over is not rounded, the file is."""
+    method, x, run = make(id, csr_threshold=1.0), tiny.images(2), tiny.run_for(2)
+    told = []
+
+    def remember(self, target, x, run):
+        told.append(target)
+        return x
+
+    monkeypatch.setattr(Opponent, "_two_losses", remember)
+    goal = Goal(clf(x).argmax(1))
+    Opponent(method, clf, goal, Ball("linf", 1 / 255), Budget(), run).adaptive(x)
+    answer_to_file = method(clf, x, run=run).logits
+    for picture in (x, x + 0.3 / 255):
+        torch.testing.assert_close(told[0](picture), answer_to_file, rtol=1e-3, atol=1e-3)
 
 
 def test_the_surrogate_of_the_second_runs_on_the_firsts_tower(clf):

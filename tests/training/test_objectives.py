@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
 
 from tests import tiny
 from vlmdefense_demo.errors import MethodFailed
 from vlmdefense_demo.losses import divergence
 from vlmdefense_demo.models.catalog import load_model
-from vlmdefense_demo.models.maps import attention, locate
+from vlmdefense_demo.models.maps import attention, locate, trace
 from vlmdefense_demo.training.fare import FAREObjective, squared_distance
 from vlmdefense_demo.training.objective import Batch
 from vlmdefense_demo.training.pmg_aft import PMGObjective
@@ -223,6 +225,36 @@ def test_every_kind_of_tower_has_a_map_in_the_space_of_the_text(backbones, name,
         torch.testing.assert_close(features, backbone.encode_image(x), rtol=1e-4, atol=1e-4)
     assert grid.shape == (2, 24, side, side)
     assert torch.isfinite(grid).all()
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_resnet", "test_efficientnet"])
+def test_a_tower_whose_classifier_is_the_projection_has_one_too(name):
+    """MobileCLIP: nothing stands behind the trunk, whose own classifier leads into the text's space."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tower = TimmModel(name, 24, image_size=64, pool="avg", proj=None, pretrained=False).eval()
+    x = tiny.images(2, 64)
+    with torch.no_grad():
+        features, grid = locate(tower, x)
+        torch.testing.assert_close(features, tower(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(trace(tower, x).features.detach(), features, rtol=1e-4, atol=1e-4)
+    assert grid.shape[:2] == (2, 24)
+
+
+def test_a_vit_that_pools_by_attention_has_none():
+    shape = {
+        "image_size": 32,
+        "patch_size": 8,
+        "width": 32,
+        "layers": 1,
+        "heads": 2,
+        "mlp_ratio": 2,
+    }
+    tower = VisionTransformer(**shape, output_dim=24, attentional_pool=True, attn_pooler_queries=4,
+                              attn_pooler_heads=2).eval()  # fmt: skip
+    for look in (locate, trace):
+        with pytest.raises(MethodFailed, match="no map of locations"):
+            look(tower, tiny.images(1))
 
 
 def test_a_vits_map_is_its_patch_tokens_behind_the_projection(backbone):

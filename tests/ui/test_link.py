@@ -19,7 +19,7 @@ FRESH = {
 }  # fmt: skip
 FULL = {
     "labels": ["dog = puppy", "Katze & Kater", "50 % café+?#"], "template": "ein Foto: {}",
-    "model": "pocket", "attack": "apgd_ce", "params": {"eps": 2.5, "steps": 33}, "goal": "label",
+    "model": "pocket", "attack": "apgd_ce", "params": {"eps": 2, "steps": 33}, "goal": "label",
     "target": "Katze & Kater", "truth": "puppy", "seed": 7, "attacker": "aware",
     "defenses": {"rtpt": {"views": 8, "learning_rate": 0.0005}, "ttc": {"tau": 0.25}},
 }  # fmt: skip

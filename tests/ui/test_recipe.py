@@ -51,6 +51,13 @@ def test_the_sentence_names_the_attack_and_an_unknown_model(written):
     assert read_recipe(written(GOOD)).sentence() == (
         "Made by this demo: APGD-CE, ε 2, seed 7. Labels and settings are set as they were."
     )
+    l2 = read_recipe(written(GOOD | {"params": {"norm": "l2", "radius": 1.5, "eps": 2}}))
+    assert l2.attack_in_words() == "APGD-CE, L2 1.5"
+    assert (
+        read_recipe(written(GOOD | {"attack": "ddn", "params": {}}))
+        .attack_in_words()
+        .endswith("L2")
+    )
     other = read_recipe(written(GOOD | {"model": "local-dir:/etc"}))
     assert other.model is None
     assert other.sentence().endswith("Its model is not known here.")
@@ -96,6 +103,8 @@ def test_a_file_made_against_a_defence_says_so(written):
         {"truth": "zebra"},
         {"truth": 3},
         {"labels": ["dog, brown", "cat", "puppy"]},
+        {"labels": ["dog、狗", "cat", "puppy"]},
+        {"params": {"eps": 1.5}},
         {"rung": "adaptive"},
         {"rung": "adaptive", "how": "PGD", "defense": "pgd"},
         {"seed": "7"},

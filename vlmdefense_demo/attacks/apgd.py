@@ -266,6 +266,10 @@ class APGDT(AutoPGD):
 
     steps: Annotated[int, Range(1, 200, 1), "gradient steps for each target"] = 50
 
+    def expected_steps(self, n_labels: int) -> int:
+        """As many for every target."""
+        return min(TARGETS, n_labels - 1) * super().expected_steps(n_labels)
+
     def losses(self, target: LogitFn, x: Images, goal: Goal) -> Iterator[Try]:
         """Targeted DLR against each wrong label, strongest first; 1 forward to rank them."""
         if goal.targeted:

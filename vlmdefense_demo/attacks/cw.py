@@ -63,6 +63,10 @@ class CW(Attacker):
         """No bound: the smallest success is delivered."""
         return Ball("free")
 
+    def expected_steps(self, n_labels: int) -> int:
+        """As many for every c."""
+        return self.searches * super().expected_steps(n_labels)
+
     def __call__(self, target: LogitFn, x: Images, goal: Goal, *, run: Run) -> Images:
         """(B, 3, H, W) -> the closest adversarial images found; searches x steps f + b."""
         found = Closest.of(x)

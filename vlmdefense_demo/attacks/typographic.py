@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from vlmdefense_demo.attacks.base import Attacker, encoder
+from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.geometry import Ball, from_levels, to_levels
 from vlmdefense_demo.lettering import lettering
 from vlmdefense_demo.losses import margin
@@ -48,8 +49,14 @@ class Typographic(Attacker):
         """(B, 3, H, W) -> the worst of sixteen variants; 16 forwards, 17 to find a wrong word.
 
         Raises:
-            InvalidParameter: the target has no label words, or a letter that no font here has.
+            InvalidParameter: the target has no label words, a letter that no font here has, or a goal
+                that the right word does not lead to.
         """
+        if goal.targeted and self.word == "right label":
+            raise InvalidParameter(
+                "The right word leads to no other answer.",
+                "Write the wrong label, or choose any wrong answer as goal.",
+            )
         model = encoder(target, "The typographic attack")
         rows = []
         for i, word in enumerate(self._words(model, x, goal)):
@@ -61,7 +68,7 @@ class Typographic(Attacker):
         return torch.stack(rows)
 
     def _words(self, model: Encoder, x: Images, goal: Goal) -> list[str]:
-        if goal.targeted or self.word == "right label":
+        if goal.targeted or self.word == "right label":  # then the goal names it
             return [model.labels[i] for i in goal.labels.tolist()]
         logits = model(x)
         wrong = logits.masked_fill(goal.allies(logits), -torch.inf).argmax(1)

@@ -18,8 +18,8 @@ from vlmdefense_demo.benchmark.scene import Scene
 from vlmdefense_demo.benchmark.tasks import Task
 from vlmdefense_demo.benchmark.trial import Broken, Found, Trial
 from vlmdefense_demo.errors import Cancelled
+from vlmdefense_demo.failures import FAILURES
 from vlmdefense_demo.models.backbone import Backbone
-from vlmdefense_demo.side import FAILURES
 from vlmdefense_demo.types import Cost
 
 

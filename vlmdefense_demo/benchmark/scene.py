@@ -13,7 +13,7 @@ from vlmdefense_demo.benchmark.remember import Remembering
 from vlmdefense_demo.benchmark.tasks import Task
 from vlmdefense_demo.benchmark.worlds import corrupted
 from vlmdefense_demo.geometry import LEVELS, Ball
-from vlmdefense_demo.images import fit, read_upload, to_pixels
+from vlmdefense_demo.images import read_upload, to_pixels
 from vlmdefense_demo.labels import plain
 from vlmdefense_demo.ladder import Opponent
 from vlmdefense_demo.models.backbone import Backbone
@@ -91,7 +91,7 @@ class Scene:
         if self._ready:
             return
         how, pictures = self.backbone.preprocess, self.task.pictures
-        images = [fit(read_upload(p.data).image, how.size, how.squash) for p in pictures]
+        images = [how.fit(read_upload(p.data).image) for p in pictures]
         x, ids = torch.cat([to_pixels(image) for image in images]), tuple(p.key for p in pictures)
         self.x = self.backbone.place(corrupted(x, self.task.world, ids))
         meter = Meter(self.backbone.device)

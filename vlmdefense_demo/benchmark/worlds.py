@@ -22,7 +22,7 @@ from vlmdefense_demo.benchmark.tasks import OWN, Task, tasks
 from vlmdefense_demo.errors import InvalidLabels, InvalidParameter
 from vlmdefense_demo.filters import blur, jpeg
 from vlmdefense_demo.geometry import from_levels, to_levels
-from vlmdefense_demo.images import fit, read_upload, to_pixels
+from vlmdefense_demo.images import read_upload, to_pixels
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.names import imagenet_names
 from vlmdefense_demo.run import Run
@@ -130,7 +130,7 @@ def _named(pictures: Sequence[Picture], backbone: Backbone) -> list[Picture]:
     found = []
     for start in range(0, len(pictures), CHUNK):
         chunk = pictures[start : start + CHUNK]
-        fitted = [fit(read_upload(p.data).image, how.size, how.squash) for p in chunk]
+        fitted = [how.fit(read_upload(p.data).image) for p in chunk]
         answers = _answers(backbone, torch.cat([to_pixels(image) for image in fitted]), text)
         found += [replace(p, label=names[i]) for p, i in zip(chunk, answers.tolist(), strict=True)]
     return found

@@ -22,6 +22,9 @@ class Defender(Parameters, ABC):
         weights: the id its trained weights are listed under (models/variants.py), "" without any.
         kin: id of a simpler defence whose adversarial images carry over; in batches its attacker is
             tried first, once for all that share it.
+        on_grid: whether who knows it has to judge himself on whole grey levels, as rounding would undo
+            what is won closely.
+        proves: whether it states something that holds for every small change of the picture it gets.
         leads: whether another defence can go on with what it hands over: `model` and `picture`.
     """
 
@@ -30,6 +33,8 @@ class Defender(Parameters, ABC):
     recipe: ClassVar[str]
     weights: ClassVar[str] = ""
     kin: ClassVar[str] = ""
+    on_grid: ClassVar[bool] = False
+    proves: ClassVar[bool] = False
     leads: ClassVar[bool] = False
 
     @abstractmethod

@@ -119,6 +119,7 @@ def chained(
             "titles": titles,
             "adaptive": max(first.adaptive, second.adaptive, key=SLOPES.index),
             "stochastic": first.stochastic or second.stochastic,
+            "on_grid": second.on_grid,
             "recipe": recipe,
         },
         frozen=True,

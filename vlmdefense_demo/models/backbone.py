@@ -13,9 +13,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from vlmdefense_demo.errors import InvalidLabels
+from vlmdefense_demo.images import fit
 from vlmdefense_demo.models import deep_prompts, visual_prompts
 from vlmdefense_demo.models.folding import fold_batchnorm
 from vlmdefense_demo.models.maps import Trace, locate, trace
@@ -32,6 +34,10 @@ class Preprocess:
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
     squash: bool = False
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """A picture as the model was trained to see it, still in 8 bits."""
+        return fit(image, self.size, self.squash, self.interpolation)
 
 
 class Backbone:

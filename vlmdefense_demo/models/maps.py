@@ -60,12 +60,18 @@ def locate(tower: Any, x: Tensor) -> tuple[Features, Tensor]:
         grid = tower.layer4(tower.layer3(tower.layer2(tower.layer1(tower.stem(x)))))
         pool = tower.attnpool
         return pool(grid), _each(lambda c: pool.c_proj(pool.v_proj(c)), grid)
-    elif hasattr(tower, "forward_intermediates") and tower.proj is not None:
+    elif _pools_plainly(tower):
         out = tower.forward_intermediates(x, indices=1, normalize_intermediates=True)
         return out["image_features"], _each(
             lambda c: c @ tower.proj, out["image_intermediates"][-1]
         )
     raise _no_map(tower)
+
+
+def _pools_plainly(tower: Any) -> bool:
+    """Whether this is open_clip's ViT, projected by a matrix and pooled without attention of its own."""
+    plain = getattr(tower, "proj", None) is not None and getattr(tower, "attn_pool", None) is None
+    return plain and hasattr(tower, "forward_intermediates")
 
 
 def _no_map(tower: Any) -> MethodFailed:
@@ -75,7 +81,8 @@ def _no_map(tower: Any) -> MethodFailed:
 
 
 def _head(tower: Any, grid: Tensor) -> Features:
-    return tower.head(tower.trunk.forward_head(grid, pre_logits=True))
+    # With the classifier, which open_clip makes the projection of towers that have no other.
+    return tower.head(tower.trunk.forward_head(grid))
 
 
 def _each(project: Any, grid: Tensor) -> Tensor:
@@ -128,7 +135,7 @@ def _split(tower: Any, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Features],
     elif hasattr(tower, "attnpool"):
         grid = tower.layer4(tower.layer3(tower.layer2(tower.layer1(tower.stem(x)))))
         return grid, tower.attnpool, False
-    elif hasattr(tower, "forward_intermediates") and tower.proj is not None:
+    elif _pools_plainly(tower):
         *blocks, last = tower.transformer.resblocks
         # Another kind of block has norms in other places.
         if hasattr(last, "attention") and tower.transformer.batch_first:

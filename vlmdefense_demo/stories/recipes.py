@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmdefense_demo.errors import InvalidImage
-from vlmdefense_demo.images import fit, read_upload, to_pixels
+from vlmdefense_demo.images import read_upload, to_pixels
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.catalog import ASSETS
 from vlmdefense_demo.request import AWARE, Request
@@ -55,8 +55,7 @@ class Recipe:
         Raises:
             InvalidImage: the package that holds it is not there.
         """
-        how = backbone.preprocess
-        return to_pixels(fit(read_upload(self.path()).image, how.size, how.squash))
+        return to_pixels(backbone.preprocess.fit(read_upload(self.path()).image))
 
     def request(self, image: Images) -> Request:
         """The comparison to run on the photo."""

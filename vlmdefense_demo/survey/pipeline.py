@@ -85,6 +85,11 @@ def refusal(first: Entry, second: Entry) -> str:
         )
     if first.paradigm == time and _class(second).weights:
         return f"{two} was fitted to the model itself, and {one} puts another in its place."
+    if _class(second).proves and first.paradigm != time:
+        return (
+            f"What {two} proves would be about the picture {one} hands over: a small change of the file "
+            "may become a large one of that."
+        )
     if _class(first).leads:
         return ""
     if second.paradigm == time:

@@ -22,7 +22,7 @@ from vlmdefense_demo.errors import (
     InvalidImage,
     UnknownMethod,
 )
-from vlmdefense_demo.images import Upload, fit, read_upload, to_pixels
+from vlmdefense_demo.images import Upload, read_upload, to_pixels
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE
 from vlmdefense_demo.models.catalog import pick_device
 from vlmdefense_demo.request import Request
@@ -59,9 +59,7 @@ class Called:
         """Run it."""
         backbone, request = self.place.load(note), self.request
         how = backbone.preprocess
-        pixels, *other = (
-            to_pixels(fit(u.image, how.size, how.squash)) for u in (self.upload, self.second) if u
-        )
+        pixels, *other = (to_pixels(how.fit(u.image)) for u in (self.upload, self.second) if u)
         aim = replace(request.aim, picture=other[0]) if other else request.aim
         request = replace(request, image=pixels, aim=aim)
         yield from compare(request, backbone, on_progress=note, should_stop=stopped)

@@ -8,7 +8,7 @@ from typing import Any
 
 from vlmdefense_demo.engine import compare
 from vlmdefense_demo.errors import DemoError
-from vlmdefense_demo.images import fit, read_upload, to_pixels
+from vlmdefense_demo.images import read_upload, to_pixels
 from vlmdefense_demo.labels import split_labels
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.prompts import LearnedContext
@@ -99,7 +99,7 @@ def own_prompts(model: str, learned: Mapping[str, LearnedContext]) -> dict[str, 
 
 def _pixels(path: str, backbone: Backbone) -> Images:
     how = backbone.preprocess
-    return to_pixels(fit(read_upload(path).image, how.size, how.squash))
+    return to_pixels(how.fit(read_upload(path).image))
 
 
 def _aim(form: Form, backbone: Backbone) -> Aim:

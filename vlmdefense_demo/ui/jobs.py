@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vlmdefense_demo.attacks.base import Attacker
 from vlmdefense_demo.errors import DemoError
 from vlmdefense_demo.ladder import INTERACTIVE
 from vlmdefense_demo.models.backbone import Backbone
@@ -62,7 +63,7 @@ class Loading:
 def of_request(request: Request) -> float:
     """Seconds of a GPU a request may take."""
     values = request.attack, request.attack_params, request.defenses
-    return seconds(*values, len(request.labels), bool(request.rungs))
+    return seconds(*values, len(request.typed()), bool(request.rungs))
 
 
 def seconds(
@@ -80,7 +81,7 @@ def seconds(
         knows: an attacker tries each defence, too.
     """
     try:
-        found = STEP * _steps(attack, params) if attack else 0.0
+        found = STEP * _steps(attack, params, labels) if attack else 0.0
         for id, values in defenses.items():
             cost = entry(id, "defense").build(dict(values)).expected_cost(labels)
             found += _answer(cost) * (ANSWERS + knows * _tries())
@@ -89,13 +90,9 @@ def seconds(
     return found
 
 
-def _steps(attack: str, params: Mapping[str, Any]) -> int:
-    built = entry(attack, "attack").build(dict(params))
-    steps, restarts, queries = (
-        getattr(built, name, usual)
-        for name, usual in (("steps", 1), ("restarts", 0), ("queries", 0))
-    )
-    return int(steps * (1 + restarts) + queries)
+def _steps(attack: str, params: Mapping[str, Any], labels: int) -> int:
+    built: Attacker = entry(attack, "attack").build(dict(params))
+    return built.expected_steps(labels)
 
 
 def _answer(cost: Cost) -> float:

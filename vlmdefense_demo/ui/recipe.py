@@ -11,7 +11,7 @@ from typing import Any
 
 from vlmdefense_demo.errors import InvalidLabels, InvalidParameter
 from vlmdefense_demo.images import read_upload
-from vlmdefense_demo.labels import SAME, split_labels
+from vlmdefense_demo.labels import SAME, SEPARATOR, split_labels
 from vlmdefense_demo.models.catalog import MODELS
 from vlmdefense_demo.survey import entry
 from vlmdefense_demo.ui.wire import ATTACKERS, read_request
@@ -54,8 +54,9 @@ class Recipe:
 
     def attack_in_words(self) -> str:
         """The attack with its radius."""
-        size = f", ε {self.params['eps']:g}" if "eps" in self.params else ""
-        return f"{entry(self.attack).title}{size}"
+        row = entry(self.attack, "attack")
+        size = row.build(dict(self.params)).size_shown
+        return f"{row.title}, {size}" if size else row.title
 
     def sentence(self) -> str:
         """What was found in a file, for the status line."""
@@ -121,7 +122,7 @@ def _labels(labels: Any, groups: Any) -> list[str]:
     plain = isinstance(labels, list) and all(isinstance(w, str) for w in labels)
     if not plain or not isinstance(groups, list) or len(groups) != len(labels):
         raise InvalidLabels("it has no list of labels.")
-    if any("," in word for word in labels):
+    if any(map(SEPARATOR.search, labels)):
         raise InvalidLabels(
             "one of its labels has a comma, which the list of this page cannot hold."
         )

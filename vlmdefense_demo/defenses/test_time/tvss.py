@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vlmdefense_demo.defenses.multiview import Ballot, Crops, entropy, reliability
+from vlmdefense_demo.defenses.test_time.tuning import Adam
 from vlmdefense_demo.models.classifier import ZeroShotClassifier, unit
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
@@ -39,15 +40,15 @@ class Shift:
 
 @dataclass(frozen=True)
 class TVSS(Crops):
-    """One sign step in the subspace of the views' differences, then a reliability-weighted vote.
+    """A step of AdamW in the subspace of the views' differences, then a reliability-weighted vote.
 
     Source: Jang et al., "T-VSS: Test-Time Visual Subspace Steering", 2026 (arXiv 2606.23132; written
     from the text, no code found). Differs: 16 views by default, and AugMix on them
     only if asked for. The differences of the views from the image span a space; its main
-    directions, with 90 % of the energy, are kept. A step of AdamW from zero is a step of the rate
-    along each of them.
+    directions, with 90 % of the energy, are kept. The first step of AdamW is one of the rate along each
+    of them, whatever the slope.
 
-    Update: D = V a, a = -rate sign(grad sum_i w_i H(p(f_i + D))), w = softmax(mean of the 5 largest
+    Update, for one step: D = V a, a = -rate sign(grad sum_i w_i H(p(f_i + D))), w = softmax(mean of the 5 largest
     cosines to other views / 0.05). Output: sum_i w_i p(f_i + D), probabilities.
     """
 
@@ -66,6 +67,7 @@ class TVSS(Crops):
         basis = main_directions(f[1:] - f[0])
         weights = reliability(f, NEIGHBOURS, TEMPERATURE)
         a = torch.zeros(len(basis), device=f.device)
+        descend = Adam(self.step_size, self.steps)
         seen = []
         for i in range(self.steps):
             run.step(i, self.steps)
@@ -74,7 +76,7 @@ class TVSS(Crops):
                 value = (weights * entropy(clf.logits(unit(f + leaf @ basis)))).sum()
                 gradient = torch.autograd.grad(value, leaf)[0]
             seen.append(value.detach())
-            a = a - self.step_size * gradient.nan_to_num(0, 0, 0).sign()
+            a = descend(a, gradient.nan_to_num(0, 0, 0))
         delta = a @ basis
         seen.append((weights * entropy(clf.logits(unit(f + delta)))).sum())
         return Shift(

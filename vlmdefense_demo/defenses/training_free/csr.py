@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlmdefense_demo.defenses.base import Defender
 from vlmdefense_demo.filters import fourier_low_pass
-from vlmdefense_demo.geometry import check_step_size, from_levels, in_range, passed_by, to_levels
+from vlmdefense_demo.geometry import check_step_size, in_range, passed_by
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
@@ -55,6 +55,7 @@ class CSR(Defender):
     )
     adaptive: ClassVar[Adaptive] = "bpda"
     stochastic: ClassVar[bool] = False
+    on_grid: ClassVar[bool] = True  # the gate is a threshold
     recipe: ClassVar[str] = (
         "APGD with two losses on the mean of the answers to the picture and to its blur: who fools "
         "both keeps the gate shut and poisons what the steps pull towards."
@@ -91,14 +92,14 @@ class CSR(Defender):
         """The defence's answer, with the slope of the mean answer to the picture and to its blur.
 
         Only its own answer can tell whether it is fooled: sure of the picture, the mean is wrong while
-        the blur still is right. It answers to the file, because rounding undoes what is won closely.
+        the blur still is right.
         """
 
         def target(x: Images) -> Logits:
             both = clf(torch.cat([x, fourier_low_pass(x, self.radius)]))
             smooth = torch.stack(both.chunk(2)).mean(0)
             with torch.no_grad():
-                answer = self(clf, from_levels(to_levels(x)), run=run).logits
+                answer = self(clf, x, run=run).logits
             return passed_by(smooth, answer)
 
         return target

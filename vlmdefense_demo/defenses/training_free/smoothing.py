@@ -40,6 +40,7 @@ class Smoothing(MultiView):
 
     views: Annotated[int, Range(FEWEST, 64, 8), "noisy copies"] = 64
     sigma: Annotated[float, Range(0, 0.5, 0.01), "of the noise; 0 leaves the picture alone"] = 0.12
+    proves: ClassVar[bool] = True
     recipe: ClassVar[str] = (
         "Gradients averaged over freshly drawn noise; every vote is given the slope of its softmax. "
         "Inside the radius none can succeed."
