@@ -145,6 +145,15 @@ def test_results_count_as_stale_from_the_click_to_the_first_card(site, form, poc
     assert "pending" in refused[-1]["status"]
 
 
+def test_files_of_the_run_before_are_not_offered_while_a_new_one_is_made(site, form, pocket):
+    updates = list(handlers.run(site, form, "me"))
+    (at,) = (i for i, u in enumerate(updates) if "making" in u.get("status", "") and "verdict" in u)
+    assert not updates[at]["report"].interactive
+    assert not updates[at]["download"].interactive
+    assert not any("report" in u for u in (*updates[:at], *updates[at + 1 : -1]))
+    assert updates[-1]["report"].interactive
+
+
 def test_an_unexpected_exception_gives_the_buttons_back_and_no_details(
     site, form, pocket, monkeypatch, caplog
 ):
@@ -191,7 +200,7 @@ def test_stop_after_a_card_keeps_it(site, form, pocket, stop_at):
     *_, last = updates = list(handlers.run(site, form, "me"))
     assert words(last["status"]) == "Stopped."
     assert any("How it decided" in u.get("fare", "") for u in updates)
-    assert set(last) == {"status", "go", "stop", "detect", "story", "rtpt", "ttc"}
+    assert set(last) == {"status", "go", "stop", "detect", "story", "report", "rtpt", "ttc"}
 
 
 @pytest.mark.parametrize(

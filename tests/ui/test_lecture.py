@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import app
@@ -9,8 +11,8 @@ from vlmdefense_demo.__main__ import main
 from vlmdefense_demo.stories.facts import load
 from vlmdefense_demo.stories.lessons import LESSONS
 from vlmdefense_demo.stories.recipes import RECIPES
-from vlmdefense_demo.stories.slides import NUMBERS, PARADIGM, slides
-from vlmdefense_demo.ui.lecture import head
+from vlmdefense_demo.stories.slides import NUMBERS, PARADIGM, SEE, slides
+from vlmdefense_demo.ui.lecture import _bars, head, shipped
 from vlmdefense_demo.ui.words import ENGLISH, LANGUAGES
 
 pytestmark = pytest.mark.browser
@@ -41,6 +43,14 @@ FITS = """() => { const v = document.querySelector('#lecture-view'), found = [];
     }
   }
   return found; }"""
+
+
+INSIDE = """() => [...document.querySelectorAll('.lec-slide')].flatMap((slide) => {
+  slide.hidden = false;
+  slide.classList.add('open');
+  const over = [...slide.querySelectorAll('.lec-bars')].map((e) => e.scrollWidth - e.clientWidth);
+  slide.hidden = true;
+  return over; })"""
 
 
 def title(page) -> str:
@@ -121,6 +131,18 @@ def test_no_story_has_to_be_scrolled_in_another_language(visit, code):
     mark = "getComputedStyle(document.querySelector('.lec-slide.step-2.open .right'), '::after')"
     assert LANGUAGES[code]("lec.right") in page.script(f"{mark}.content")
     assert page.violations("#lecture-view") == []
+
+
+def test_bars_are_all_there_is_and_stay_in_their_column_on_a_phone(visit):
+    page = visit("?view=lecture", viewport={"width": 390, "height": 844})
+    over = page.script(f"({INSIDE})()")
+    assert len(over) == 14  # two of every story
+    assert max(over) <= 0
+    for facts in shipped():
+        rows = sorted(facts.clean.probs, reverse=True)
+        drawn = re.findall(r"width:([0-9.]+)%", _bars(SEE, facts, ENGLISH))
+        assert len(drawn) == min(len(rows), 4)
+        assert sum(map(float, drawn)) == pytest.approx(100, abs=0.1)
 
 
 def test_axe_finds_nothing_in_the_dark(visit):

@@ -105,12 +105,31 @@ def test_changing_a_control_marks_results_stale_and_run_clears_it(page):
     assert page.script(stale) is False
     opacity = "+getComputedStyle(document.querySelector('#card-fare article')).opacity"
     assert page.script(opacity) == 1
+    assert page.text(".stale-note") == ""
     page.eps(8)
     page.tab.wait_for_function(stale)
     page.tab.wait_for_function(f"{opacity} < 0.9")
+    page.tab.wait_for_function(
+        "+getComputedStyle(document.querySelector('#compare .result')).opacity < .9"
+    )
+    assert page.text(".stale-note") == (
+        "The controls have changed: these results are of the run before."
+    )
+    assert page(".stale-note").get_attribute("role") == "status"
     page.run()
+    assert page.text(".stale-note") == ""
     assert page.script(stale) is False
     page.tab.wait_for_function(f"{opacity} === 1")
+
+
+def test_a_preset_is_named_as_long_as_its_labels_stand_there(page):
+    assert page("#preset input").input_value() == "Everyday things"
+    page.labels("lynx, lion")
+    page("#labels textarea").press("Tab")
+    page.tab.wait_for_function("document.querySelector('#preset input').value === ''")
+    page.labels("coffee, pizza, hamburger\nstrawberry，wine, ice cream, soup, bread,")
+    page("#labels textarea").press("Tab")
+    page.tab.wait_for_function("document.querySelector('#preset input').value === 'Food and drink'")
 
 
 # uploads
@@ -392,5 +411,8 @@ def test_nothing_is_wider_than_the_window(visit, width):
     )
     assert len(rights) == 8
     assert max(rights) <= width
+    if width > 1600:
+        left = page.script("document.querySelector('#top').getBoundingClientRect().left")
+        assert abs(left - (width - rights[0])) <= 1, "in the middle of a projector"
     for name in ("What is going on?", "Benchmark", "Survey"):
         page.open_tab(name)

@@ -44,11 +44,11 @@ def _table(cards: Sequence[Card], words: Words) -> str:
     lines = "".join(_line(card, words) for card in cards)
     caption = escape(words("compare.caption", label=cards[0].reference))
     return (
-        f'<p class="vd-caption">{caption}</p>'
+        f'<div class="result"><p class="vd-caption">{caption}</p>'
         f'<div class="bench-scroll" tabindex="0" role="region" aria-label="{words("tab.compare")}">'
         f'<table class="bench"><thead><tr>'
         f'<th scope="col">{escape(words("bench.defence"))}</th>{heads}</tr></thead>'
-        f"<tbody>{lines}</tbody></table></div>"
+        f"<tbody>{lines}</tbody></table></div></div>"
     )
 
 

@@ -26,9 +26,10 @@ from vlmdefense_demo.ui import (
     report,
 )
 from vlmdefense_demo.ui.controls import Widgets, collect
-from vlmdefense_demo.ui.examples import PRESETS, Example
+from vlmdefense_demo.ui.examples import PRESETS, Example, preset_of
 from vlmdefense_demo.ui.form import Form, own_prompts
 from vlmdefense_demo.ui.handlers import Site
+from vlmdefense_demo.ui.recipe import label_list
 from vlmdefense_demo.ui.words import language_of, said, spoken
 from vlmdefense_demo.ui.worker import COMPUTE
 
@@ -223,6 +224,9 @@ def connect(page: Controls, site: Site) -> None:
     page.gallery.select(choose, None, page.picture, queue=False, **hidden)
     page.preset.input(
         lambda name: ", ".join(PRESETS[name]), page.preset, page.labels, queue=False, **hidden
+    )
+    page.labels.blur(
+        lambda typed: preset_of(label_list(typed)), page.labels, page.preset, queue=False, **hidden
     )
     page.attack.input(
         partial(suit, page), page.attack, [*page.of_attack(), page.goal], queue=False, **hidden

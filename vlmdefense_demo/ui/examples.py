@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,11 @@ PRESETS: dict[str, tuple[str, ...]] = {
     ),
     "Animal or thing?": ("animal", "vehicle", "food", "building", "person", "furniture"),
 }  # fmt: skip
+
+
+def preset_of(labels: Sequence[str]) -> str | None:
+    """The name of a list of labels, if it is one of ours."""
+    return next((name for name, some in PRESETS.items() if some == tuple(labels)), None)
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ from vlmdefense_demo.ui.worker import Step, Worker
 
 logger = logging.getLogger(__name__)
 DEFENSES = tuple(methods("defense"))
-FIXED = ("status", "go", "stop", "verdict", *pictures.OUTPUTS, "undefended", "download", "earlier",
-         "detect", "readings", "story")  # fmt: skip
+FIXED = ("status", "go", "stop", "verdict", *pictures.OUTPUTS, "undefended", "download", "report",
+         "earlier", "detect", "readings", "story")  # fmt: skip
 OUTPUTS = (*FIXED, *DEFENSES, SLOT)
 Update = dict[str, Any]
 Health = Literal["ready", "loading", "failed"]
@@ -203,7 +203,9 @@ def show(site: Site, form: Form, done: Sequence[Card], request: Request, sheet: 
     update: Update = {"undefended": undefended(card, order), "verdict": verdict(card)}
     if _making(done):
         update["status"] = status(tell("status.attacking"), making=True)
+        # Both are of the run before.
         update["download"] = gr.DownloadButton(interactive=False)
+        update["report"] = gr.Button(interactive=False)
     elif sum(c.attack is not None for c in done) == 1:
         assert card.attack is not None
         update |= pictures.made(site.outbox, request.image, card.attack) | _next(form, done)
@@ -227,6 +229,7 @@ def closing(form: Form, done: Sequence[Card], error: str, stopped: bool = False)
     }
     if not done:
         return update
+    update["report"] = gr.Button(interactive=True)
     why = "stopped" if stopped else "not_run"
     finished = {card.method for card in done}
     update |= {id: placeholder(id, why) for id in form.defenses if id not in finished}

@@ -39,7 +39,7 @@ from vlmdefense_demo.ui import detectors as watching
 from vlmdefense_demo.ui.classroom import desk
 from vlmdefense_demo.ui.controls import widgets
 from vlmdefense_demo.ui.events import EPS, Controls, choices
-from vlmdefense_demo.ui.examples import PRESETS, examples
+from vlmdefense_demo.ui.examples import PRESETS, examples, preset_of
 from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.languages import switch
 from vlmdefense_demo.ui.photo import photo_input
@@ -199,6 +199,7 @@ def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
                 tell("go"), variant="primary", elem_id="go", scale=2, min_width=190
             )
         page.out["status"] = gr.HTML(telling.status(""), elem_id="status")
+        gr.HTML(telling.stale())
         with gr.Accordion(tell("details"), open=False):
             with gr.Row():
                 page.truth = gr.Textbox(
@@ -285,7 +286,7 @@ def _first_paint(site: Site, story: Story | None) -> dict[str, Any]:
     first |= {"look_caption": ""} | pictures.looked(clean, card.attack, card.notes)
     labels = tuple(story.about["labels"])
     controls |= {"labels": labels, "attack": card.attack.method, "seed": story.about["seed"]}
-    controls["preset"] = next((name for name, some in PRESETS.items() if some == labels), None)
+    controls["preset"] = preset_of(labels)
     controls["knows"] = any(len(c.ladder) > 1 for c in rest)
     controls |= {k: v for k, v in card.attack.params.items() if k in ("eps", "steps")}
     return (

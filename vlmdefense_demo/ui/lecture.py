@@ -45,7 +45,7 @@ DARK = (
     "<script>document.documentElement.classList.toggle("
     "'dark', matchMedia('(prefers-color-scheme: dark)').matches)</script>"
 )
-BARS = 4  # labels whose probabilities are drawn
+BARS = 3  # labels whose probabilities are drawn
 
 
 def head(opened: bool = False) -> str:
@@ -150,7 +150,7 @@ def _slide(facts: Facts, slide: Slide, gain: int, words: Words) -> str:
         f'<h2 tabindex="-1"><small>{place}</small> {escape(slide.title)}</h2>'
         f'<div class="lec-top"><div class="lec-pair">{_pair(slide.number, facts, gain, words)}</div>'
         f'<div class="lec-say">{asked}<div class="lec-said{secret}">'
-        f"{_verdict(slide.number, facts)}{said}{_bars(slide.number, facts)}</div></div></div>"
+        f"{_verdict(slide.number, facts)}{said}{_bars(slide.number, facts, words)}</div></div></div>"
         f'<div class="lec-cards{secret}">{_cards(slide, facts, words)}</div>{keys}'
         f'<aside class="lec-notes" aria-label="{words("lec.speaker")}"><b>{message}</b>'
         f"<ul>{notes}</ul>{badge}</aside></section>"
@@ -181,12 +181,15 @@ def _verdict(number: int, facts: Facts) -> str:
     return f'<p class="lec-verdict">{first} → <span class="{kind}">{second}</span></p>'
 
 
-def _bars(number: int, facts: Facts) -> str:
-    """The most probable labels of the picture a step is about."""
+def _bars(number: int, facts: Facts, words: Words) -> str:
+    """The most probable labels of the picture a step is about, and all the others as one bar."""
     asked = {SEE: facts.clean, ATTACKED: facts.attacked}.get(number)
     if asked is None:
         return ""
-    rows = "".join(_bar(label, p, asked, facts.plain) for label, p in html.ranked(asked)[:BARS])
+    ranked = list(html.ranked(asked))
+    rows = "".join(_bar(label, p, asked, facts.plain) for label, p in ranked[:BARS])
+    if len(ranked) > BARS:
+        rows += _bar(words("card.others"), sum(p for _, p in ranked[BARS:]), asked, facts.plain)
     return f'<ul class="lec-bars">{rows}</ul>'
 
 

@@ -24,7 +24,7 @@ from vlmdefense_demo.survey import PARADIGMS, THEN, methods
 from vlmdefense_demo.ui import pipeline, telling
 from vlmdefense_demo.ui.controls import Key
 from vlmdefense_demo.ui.events import Controls, regroup
-from vlmdefense_demo.ui.examples import PRESETS
+from vlmdefense_demo.ui.examples import preset_of
 from vlmdefense_demo.ui.form import Form, own_prompts
 from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.languages import SPEAK
@@ -206,9 +206,8 @@ def settings(page: Controls, recipe: Recipe, learned: Learned | None = None) -> 
     Args:
         learned: prompts of one's own, which stay on offer.
     """
-    same = [name for name, some in PRESETS.items() if ", ".join(some) == recipe.labels]
     return [
-        *page.suited(recipe.attack, recipe.params), recipe.attack, recipe.labels, next(iter(same), None),
+        *page.suited(recipe.attack, recipe.params), recipe.attack, recipe.labels, preset_of(label_list(recipe.labels)),
         recipe.template, recipe.model or gr.skip(), recipe.goal, recipe.target, recipe.seed,
         recipe.knows, recipe.truth, *_defences(page, recipe, learned or {}),
     ]  # fmt: skip

@@ -22,6 +22,15 @@ def status(text: str, failed: bool = False, pending: bool = False, making: bool 
     return said(lambda words: f"{start}{escape(words.say(text))}</div>")
 
 
+def stale() -> Said:
+    """What is said while results are of other settings; style.css shows it, so a screen reader is told."""
+    return said(
+        lambda words: (
+            f'<p class="stale-note" role="status"><span>{words("status.stale")}</span></p>'
+        )
+    )
+
+
 def defence(card: Card, order: Sequence[str]) -> Said:
     """A finished defence's card."""
     return said(lambda words: html.defence(card, order, words))
