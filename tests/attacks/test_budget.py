@@ -11,6 +11,7 @@ from vlmdefense_demo.attacks.pgd import PGD
 from vlmdefense_demo.attacks.square import Square
 from vlmdefense_demo.engine import compare
 from vlmdefense_demo.request import Request
+from vlmdefense_demo.survey import entry
 from vlmdefense_demo.types import Goal
 
 
@@ -98,3 +99,22 @@ def test_square_asks_only_about_images_that_stand():
     standing = (margins[:-1] < 0).sum()  # after every query, who is asked again
     assert counted.forwards == 16 + int(standing)
     assert counted.backwards == 0
+
+
+@pytest.mark.parametrize(
+    ("id", "values", "steps"),
+    [
+        ("pgd", {"steps": 7, "restarts": 2}, 21),
+        ("fgsm", {}, 1),
+        ("square", {"queries": 90}, 91),
+        ("cw", {"searches": 3, "steps": 20}, 60),
+        ("apgd_t", {"steps": 10}, 30),
+    ],
+)
+def test_how_long_it_may_take_is_known_beforehand(id, values, steps, clf):
+    """A GPU is asked for as long: every gradient step it takes is among them."""
+    attack = entry(id, "attack").build(values)
+    assert attack.expected_steps(len(clf.labels)) == steps
+    with clf.meter.stage() as cost:
+        attack(clf, tiny.images(1), Goal(clf(tiny.images(1)).argmax(1)), run=tiny.run_for(1))
+    assert cost.image_backward <= steps

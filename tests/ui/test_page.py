@@ -348,6 +348,16 @@ def test_three_paradigms_stand_in_three_columns_on_a_laptop_and_in_one_on_a_phon
     assert len({round(left(page, card)) for card in cards}) == 1
 
 
+def test_the_controls_of_an_attack_stand_in_one_line_on_a_laptop(visit):
+    page = visit(viewport={"width": 1280, "height": 720})
+    tops = page.script(
+        "['attack', 'eps', 'steps', 'knows'].map(id => document.getElementById(id).offsetTop)"
+    )
+    assert len(set(tops)) == 1
+    ends = "e => e.scrollWidth - e.clientWidth"
+    assert page("#steps").evaluate(ends) <= 0
+
+
 def test_examples_are_not_clipped(visit):
     for width in (390, 1440):
         page = visit(viewport={"width": width, "height": 900})

@@ -184,7 +184,8 @@ def opening() -> Update:
         "go": gr.Button(interactive=False),
         "stop": gr.Button(interactive=True),
         "detect": gr.Button(interactive=False),  # they would read the pictures of the run before
-        "story": gr.update(interactive=False),  # the run would go on over it
+        # The run would go on over another one, and is none of them.
+        "story": gr.update(interactive=False, value=None),
     }
 
 

@@ -163,7 +163,7 @@ def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
         with gr.Row(elem_id="controls"):
             page.attack = gr.Dropdown(
                 attacks, value=first["attack"], label=tell("attack"), elem_id="attack", scale=3,
-                min_width=150,
+                min_width=130,
             )  # fmt: skip
             page.eps = gr.Radio(
                 list(EPS),
@@ -171,7 +171,7 @@ def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
                 label=tell("eps"),
                 elem_id="eps",
                 scale=4,
-                min_width=310,
+                min_width=296,
             )
             page.steps = gr.Slider(
                 1,
@@ -181,7 +181,7 @@ def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
                 label=tell("steps"),
                 elem_id="steps",
                 scale=3,
-                min_width=160,
+                min_width=168,
             )
             page.knows = gr.Radio(
                 [(tell("attacker.unaware"), False), (tell("attacker.aware"), True)],
@@ -189,14 +189,14 @@ def _strip(page: Controls, site: Site, first: dict[str, Any]) -> None:
                 label=tell("attacker"),
                 elem_id="knows",
                 scale=4,
-                min_width=230,
+                min_width=232,
             )
             page.out["earlier"] = gr.State(first.get("earlier"))
             page.out["stop"] = gr.Button(
-                tell("stop"), interactive=False, elem_id="stop", scale=1, min_width=90
+                tell("stop"), interactive=False, elem_id="stop", scale=1, min_width=80
             )
             page.out["go"] = gr.Button(
-                tell("go"), variant="primary", elem_id="go", scale=2, min_width=190
+                tell("go"), variant="primary", elem_id="go", scale=2, min_width=180
             )
         page.out["status"] = gr.HTML(telling.status(""), elem_id="status")
         gr.HTML(telling.stale())

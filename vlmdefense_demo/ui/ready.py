@@ -73,7 +73,6 @@ def connect(demo: gr.Blocks, page: Controls, site: Site) -> None:
 
     story.input(None, js=SETTLE, **hidden)
     story.input(choose, [story, page.out["earlier"], page.learned], outputs, **hidden)
-    page.out["go"].click(None, None, story, js="() => null", **hidden)
 
 
 def show(page: Controls, site: Site, facts: Facts, learned: Learned | None = None) -> list[Any]:
