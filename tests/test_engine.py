@@ -16,7 +16,7 @@ from vlmdefense_demo.attacks.pgd import PGD
 from vlmdefense_demo.defenses.test_time.rtpt import RTPT
 from vlmdefense_demo.defenses.training_free.ttc import TTC
 from vlmdefense_demo.defenses.training_time.fare import FARE
-from vlmdefense_demo.engine import compare
+from vlmdefense_demo.engine import compare, redefend
 from vlmdefense_demo.errors import (
     Cancelled,
     InvalidLabels,
@@ -403,8 +403,20 @@ def test_what_comes_after_the_answers_fails_on_its_own(backbone, monkeypatch):
         said = {note.title: note.value for note in cards[id].notes}
         assert said["draws nobody has seen"] == "stopped: no room"
         assert cards[id].verdict == plain[id].verdict
-    assert cards["fare"].ladder
-    assert cards["fare"].ladder[0].name == "transfer"
+        assert [(r.name, r.verdict) for r in cards[id].ladder] == [
+            (r.name, r.verdict) for r in plain[id].ladder
+        ]
+        assert all((r.wrong, r.draws) == (None, 0) for r in cards[id].ladder)
+
+
+def test_a_card_that_failed_says_nothing_of_the_undefended_models(backbone, monkeypatch):
+    """Run again on a file whose card has grown since: where the model looks, for instance."""
+    asked = request(looks=True)
+    *_, earlier = (card for card in compare(asked, backbone) if card.method == "undefended")
+    assert earlier.notes
+    monkeypatch.setattr(FARE, "__call__", failing(MethodFailed("no")))
+    (card,) = (c for c in redefend(asked, backbone, earlier) if c.method == "fare")
+    assert (card.error, card.notes) == ("no", ())
 
 
 def test_logits_that_are_not_finite_are_an_error_card(backbone, monkeypatch):

@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +57,7 @@ def asked(args: argparse.Namespace, backbone: Backbone) -> Request:
     from vlmdefense_demo.request import AWARE, Aim, Request
 
     settings = _settings(args.set)
-    sized = "eps" in entry(args.attack, "attack").cls.__dataclass_fields__  # type: ignore[attr-defined]
+    sized = entry(args.attack, "attack").takes("eps")
     attack_params = ({"eps": args.eps} if sized else {}) | settings.pop(args.attack, {})
     chosen = _listed(args.defenses) if args.defenses is not None else usable(args.model)
 
@@ -82,17 +81,11 @@ def asked(args: argparse.Namespace, backbone: Backbone) -> Request:
 
 
 def _write(args: argparse.Namespace, cards: list[Card], request: Any) -> None:
-    from vlmdefense_demo.export import write_story
+    from vlmdefense_demo.export import badge, write_story
 
     labels = cards[0].clean.labels if cards[0].clean else ()
-    attacker = request.attacker()
-    unit = "/255" if attacker.has_eps else ""
-    radius = f"{attacker.size_shown}{unit} · " if attacker.size_shown else ""
-    badge = (
-        f"precomputed · {args.model} · {entry(args.attack).title} · {radius}seed {args.seed} · "
-        f"{cards[0].device}, {date.today():%B %Y}"
-    )
-    about = {"model": args.model, "labels": list(labels), "seed": args.seed, "badge": badge}
+    line = badge(args.model, request, cards[0])
+    about = {"model": args.model, "labels": list(labels), "seed": args.seed, "badge": line}
     write_story(args.out, request.image, cards, about)
 
 

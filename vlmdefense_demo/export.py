@@ -9,11 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vlmdefense_demo.errors import InvalidImage
+from vlmdefense_demo.geometry import LEVELS
 from vlmdefense_demo.images import to_png
+from vlmdefense_demo.request import Request
+from vlmdefense_demo.survey import entry
 from vlmdefense_demo.types import AttackReport, Card, Cost, Images, Note, Prediction, Rung
 
 SCHEMA = 2
@@ -44,6 +50,23 @@ def write_story(folder: Path, image: Images, cards: Sequence[Card], about: dict[
     (folder / "cards.json").write_text(
         json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
+
+
+def badge(model: str, request: Request, card: Card) -> str:
+    """One line about a shipped result: what made it, on what, when.
+
+    Args:
+        card: the undefended one.
+    """
+    attacker, threads = request.attacker(), torch.get_num_threads()
+    assert attacker is not None
+    ball = attacker.ball
+    size = f"{ball.words}/{LEVELS}" if ball.norm == "linf" else ball.words
+    parts = (
+        "precomputed", model, entry(request.attack or "").title, size, f"seed {request.seed}",
+        f"{card.device}, {threads} thread{'s' * (threads > 1)}, {date.today():%B %Y}",
+    )  # fmt: skip
+    return " · ".join(filter(None, parts))
 
 
 def pictures_of(image: Images, cards: Sequence[Card]) -> dict[str, bytes]:

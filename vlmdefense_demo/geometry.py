@@ -52,6 +52,12 @@ class Ball:
         """Whole grey levels inside an L-infinity radius."""
         return int(self.radius * LEVELS + 1e-6)
 
+    @property
+    def words(self) -> str:
+        """The radius as people write it: "ε 4" in grey levels, "L2 3", or "" where nothing bounds it."""
+        sizes = {"linf": f"ε {self.levels}", "l2": f"L2 {self.radius:g}"}
+        return sizes.get(self.norm, "")
+
     def contains(self, x: Images, x0: Images) -> Tensor:
         """(B,) bool: whether images on the grid lie in the ball."""
         delta = (x - x0).flatten(1)

@@ -47,7 +47,7 @@ class Side:
         self.card = replace(
             first, method=self.row.id, title=self.row.title, paradigm=self.row.paradigm,
             params=shown(self.method), clean=None, attacked=None, verdict=None, cost=None,
-            slowdown=None, attack=None, flags=self.row.flags,
+            slowdown=None, attack=None, flags=self.row.flags, notes=(),
         )  # fmt: skip
         try:
             clean, cost, result = self._answer(stage.x)
@@ -72,8 +72,7 @@ class Side:
         if attacked is not None and first.attack is not None and stage.adversarial is not None:
             how = f"{entry(first.attack.method).title} against the undefended model"
             spent, png = first.attack.cost, first.attack.png
-            with noted("draws nobody has seen", self._note):
-                self._add("transfer", how, stage.adversarial, attacked, spent, png)
+            self._add("transfer", how, stage.adversarial, attacked, spent, png)
         return self.card
 
     def exhibit(self) -> Card:
@@ -148,10 +147,11 @@ class Side:
         stage, right = self.stage, self.stage.card.right
         wrong, draws = None, 0
         if self.method.stochastic and stage.request.rungs:
-            draws = stage.request.budget.fresh
-            logits = fresh_answers(self.method, stage.clf, x, draws, self._run())
-            answers = predict(stage.clf.labels, logits[:, 0])
-            wrong = sum(a.label not in right for a in answers) / draws
+            fresh = stage.request.budget.fresh
+            with noted("draws nobody has seen", self._note):
+                logits = fresh_answers(self.method, stage.clf, x, fresh, self._run())
+                answers = predict(stage.clf.labels, logits[:, 0])
+                wrong, draws = sum(a.label not in right for a in answers) / fresh, fresh
         rung = Rung(
             name, how, answer, judge(self.card.clean, answer, right), cost,
             float((x - stage.x).abs().max() * LEVELS), wrong, draws, png,

@@ -28,7 +28,6 @@ from vlmdefense_demo.ladder import INTERACTIVE, Budget
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.fingerprint import fingerprint
 from vlmdefense_demo.request import Request
-from vlmdefense_demo.spec import fields
 from vlmdefense_demo.survey import entry
 from vlmdefense_demo.training.photos import VALIDATION_ONLY, Photo, read_photos
 from vlmdefense_demo.trial_report import Row, read_rows
@@ -64,8 +63,7 @@ class Plan:
     def cells(self) -> Iterator[tuple[str, float | None]]:
         """Every attack with every radius it knows."""
         for id in self.attacks:
-            sized = any(f.name == "eps" for f in fields(entry(id, "attack").cls))
-            for eps in self.eps if sized else (None,):
+            for eps in self.eps if entry(id, "attack").takes("eps") else (None,):
                 yield id, eps
 
 

@@ -12,6 +12,7 @@ from tests.cases import case
 from vlmdefense_demo.attacks.apgd import APGDCE
 from vlmdefense_demo.defenses.base import Defender
 from vlmdefense_demo.defenses.pipeline import Chain
+from vlmdefense_demo.defenses.training_free.csr import CSR
 from vlmdefense_demo.engine import compare
 from vlmdefense_demo.errors import InvalidParameter, UnknownMethod
 from vlmdefense_demo.geometry import Ball
@@ -298,10 +299,11 @@ def test_a_filter_without_a_slope_is_passed_by_in_the_surrogate(clf):
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("id", ["lowpass+csr", "tv+csr", "fare+csr"])
+@pytest.mark.parametrize("id", ["csr", "lowpass+csr", "tv+csr", "fare+csr"])
 def test_who_climbs_by_the_answer_is_told_the_one_to_the_file(clf, monkeypatch, id):
     """CSR's gate is a threshold: what a filter hands over is not rounded, the file is."""
-    method, x, run = make(id, csr_threshold=1.0), tiny.images(2), tiny.run_for(2)
+    method = make(id, csr_threshold=1.0) if "+" in id else CSR(threshold=1.0)
+    x, run = tiny.images(2), tiny.run_for(2)
     told = []
 
     def remember(self, target, x, run):

@@ -145,6 +145,10 @@ def test_results_count_as_stale_from_the_click_to_the_first_card(site, form, poc
     assert "pending" in refused[-1]["status"]
 
 
+def test_no_story_is_chosen_once_a_run_begins():
+    assert handlers.opening()["story"]["value"] is None
+
+
 def test_files_of_the_run_before_are_not_offered_while_a_new_one_is_made(site, form, pocket):
     updates = list(handlers.run(site, form, "me"))
     (at,) = (i for i, u in enumerate(updates) if "making" in u.get("status", "") and "verdict" in u)

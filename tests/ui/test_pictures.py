@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -47,6 +48,19 @@ def test_every_picture_follows_from_the_two_files(clean, report):
     expected = (128 + 31 * (after - before)).clip(0, 255)
     assert np.array_equal(np.asarray(update["signed"]), expected)
     assert update["look_clean"] is update["look_attacked"] is None
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "name"),
+    [
+        ("pgd", {"eps": 4}, "adversarial-pgd-4of255.png"),
+        ("apgd_ce", {"norm": "l2", "eps": 4}, "adversarial-apgd_ce.png"),
+        ("ddn", {}, "adversarial-ddn.png"),
+    ],
+)
+def test_the_file_is_named_by_a_radius_only_where_it_has_one(clean, report, method, params, name):
+    made = pictures.made(Outbox(), clean, replace(report, method=method, params=params))
+    assert Path(made["pair"][1]).name == name
 
 
 def test_captions_state_gain_and_scale():

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.geometry import Ball
 from vlmdefense_demo.run import Run
-from vlmdefense_demo.spec import Parameters, Range, fields
+from vlmdefense_demo.spec import Parameters, Range
 from vlmdefense_demo.types import Encoder, Goal, Images, LogitFn
 
 Needs = Literal["", "caption", "picture"]
@@ -41,24 +41,16 @@ class Attacker(Parameters, ABC):
         return Ball("linf", self.eps)
 
     @property
-    def size_shown(self) -> str:
-        """The radius as people write it, "ε 4" in grey levels or "L2 3"; "" where none bounds the change."""
-        if self.ball.norm == "l2":
-            return f"L2 {self.ball.radius:g}"
-        return f"ε {self.ball.levels}" if self.has_eps else ""
-
-    @property
     def has_eps(self) -> bool:
         """Whether a parameter of this name is the radius of the ball."""
-        return any(f.name == "eps" for f in fields(type(self))) and self.ball.norm == "linf"
+        return hasattr(self, "eps") and self.ball.norm == "linf"
 
     def expected_steps(self, n_labels: int) -> int:
-        """The most gradient steps and queries a picture takes, so that one knows how long to wait."""
+        """Gradient steps and queries of its budget, to know how long it may take; 1 where it has none."""
         steps, restarts, queries = (
-            getattr(self, name, usual)
-            for name, usual in (("steps", 1), ("restarts", 0), ("queries", 0))
+            getattr(self, name, 0) for name in ("steps", "restarts", "queries")
         )
-        return int(steps * (1 + restarts) + queries)
+        return max(1, int(steps * (1 + restarts) + queries))
 
 
 def encoder(target: LogitFn, title: str) -> Encoder:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 
-import torch
-
 from vlmdefense_demo.engine import compare
-from vlmdefense_demo.export import write_story
+from vlmdefense_demo.export import badge, write_story
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.models.catalog import load_model
 from vlmdefense_demo.stories.recipes import MODEL, Recipe
-from vlmdefense_demo.survey import entry
 from vlmdefense_demo.types import Card, Rung
 
 
@@ -29,15 +25,15 @@ def make(recipes: Sequence[Recipe], out: Path, device: str = "cpu") -> Iterator[
         request = recipe.request(recipe.image(backbone))
         list(compare(replace(request, attack=None, rungs=()), backbone))
     for recipe in recipes:
-        folder = out / recipe.slug
+        folder, image = out / recipe.slug, recipe.image(backbone)
         cards = cook(recipe, backbone)
         for old in folder.glob("*.png"):
             old.unlink()
         about = {
             "model": MODEL, "labels": list(recipe.labels), "seed": recipe.seed,
-            "badge": _badge(recipe, cards[0]), "recipe": recipe.to_json(),
+            "badge": badge(MODEL, recipe.request(image), cards[0]), "recipe": recipe.to_json(),
         }  # fmt: skip
-        write_story(folder, recipe.image(backbone), cards, about)
+        write_story(folder, image, cards, about)
         size = sum(path.stat().st_size for path in folder.iterdir())
         verdicts = ", ".join(f"{card.title} {card.verdict}" for card in cards)
         yield f"{recipe.slug}: {verdicts}; {size / 1e6:.2f} MB"
@@ -56,13 +52,4 @@ def _slim(card: Card) -> tuple[Rung, ...]:
     told = told or next(reversed(card.ladder), None)
     return tuple(
         r if r.name == "transfer" or r is told else replace(r, png=b"") for r in card.ladder
-    )
-
-
-def _badge(recipe: Recipe, card: Card) -> str:
-    size = f"ε {recipe.params['eps']:g}/255 · " if "eps" in recipe.params else ""
-    threads = torch.get_num_threads()
-    return (
-        f"precomputed · {MODEL} · {entry(recipe.attack).title} · {size}seed {recipe.seed} · "
-        f"{card.device}, {threads} thread{'s' * (threads > 1)}, {date.today():%B %Y}"
     )

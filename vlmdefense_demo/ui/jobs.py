@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vlmdefense_demo.attacks.base import Attacker
 from vlmdefense_demo.errors import DemoError
 from vlmdefense_demo.ladder import INTERACTIVE
 from vlmdefense_demo.models.backbone import Backbone
@@ -81,18 +80,16 @@ def seconds(
         knows: an attacker tries each defence, too.
     """
     try:
-        found = STEP * _steps(attack, params, labels) if attack else 0.0
+        found = 0.0
+        if attack:
+            attacker = entry(attack, "attack").build(dict(params))
+            found = STEP * attacker.expected_steps(labels)
         for id, values in defenses.items():
             cost = entry(id, "defense").build(dict(values)).expected_cost(labels)
             found += _answer(cost) * (ANSWERS + knows * _tries())
     except DemoError:
         return 0.0
     return found
-
-
-def _steps(attack: str, params: Mapping[str, Any], labels: int) -> int:
-    built: Attacker = entry(attack, "attack").build(dict(params))
-    return built.expected_steps(labels)
 
 
 def _answer(cost: Cost) -> float:

@@ -14,6 +14,7 @@ import gradio as gr
 from vlmdefense_demo import heatmap
 from vlmdefense_demo.images import from_png, to_array, to_png
 from vlmdefense_demo.stage import LOOKS
+from vlmdefense_demo.survey import entry
 from vlmdefense_demo.types import AttackReport, Images, Note
 from vlmdefense_demo.ui.files import Outbox
 from vlmdefense_demo.ui.words import ENGLISH, Said, Words, said, tell
@@ -105,7 +106,8 @@ def made(outbox: Outbox, clean: Images, report: AttackReport) -> Update:
     before, after = to_array(clean), to_array(from_png(report.png))
     top = heatmap.top_for(report.linf, report.params)
     gain = heatmap.gain_for(top)
-    size = f"-{report.params['eps']:g}of255" if "eps" in report.params else ""
+    ball = entry(report.method, "attack").build(dict(report.params)).ball
+    size = f"-{ball.levels}of255" if ball.norm == "linf" else ""
     path = outbox.put(report.png, f"adversarial-{report.method}{size}.png")
     original = outbox.put(to_png(clean), "clean.png")
     return {

@@ -55,7 +55,7 @@ class Recipe:
     def attack_in_words(self) -> str:
         """The attack with its radius."""
         row = entry(self.attack, "attack")
-        size = row.build(dict(self.params)).size_shown
+        size = row.build(dict(self.params)).ball.words
         return f"{row.title}, {size}" if size else row.title
 
     def sentence(self) -> str:
