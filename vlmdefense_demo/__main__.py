@@ -108,8 +108,8 @@ def _benchmark(some: Parsers) -> None:
     bench.add_argument("--photos", type=int, help="drawn at random; default: all")
     bench.add_argument("--labels", type=int, default=10, help="answers to choose from")
     bench.add_argument(
-        "--defenses", default="undefended,fare,ensemble,ttc",
-        help="ID or ID:FIELD=VALUE/VALUE, comma separated, e.g. undefended,rtpt:views=8/16",
+        "--defenses", help="ID or ID:FIELD=VALUE/VALUE, comma separated, e.g. undefended,rtpt:views=8/16;"
+        " with --table-only the lines of the table, in this order",
     )  # fmt: skip
     bench.add_argument("--attack", default="pgd", help="of the attacker who does not know")
     bench.add_argument("--eps", default="1,2,4", help="radii in /255")

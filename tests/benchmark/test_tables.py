@@ -224,6 +224,10 @@ def test_the_command_measures_then_only_prints(model_dirs, tree, tmp_path, capsy
     assert len(read_rows(file)) == 6 * 2 * 2
     assert main([*asked, "--table-only"]) == 0
     assert capsys.readouterr().out == first
+    assert main([*asked[:-1], "bits", "--table-only"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in lines] == ["| defence", "| ---", "| Bit depth"]
+    assert main([*asked[:-1], "bits:bits=3", "--table-only"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from vlmdefense_demo.benchmark import tables
 from vlmdefense_demo.benchmark.header import header
 from vlmdefense_demo.benchmark.measure import measure
 from vlmdefense_demo.benchmark.notes import notes
-from vlmdefense_demo.benchmark.plan import UNDEFENDED, Plan, settings
+from vlmdefense_demo.benchmark.plan import UNDEFENDED, Plan, Setting, settings
 from vlmdefense_demo.benchmark.ranks import Place, files, place
-from vlmdefense_demo.benchmark.rows import Rows, read_headers, read_rows
+from vlmdefense_demo.benchmark.rows import Row, Rows, read_headers, read_rows
 from vlmdefense_demo.benchmark.sources import read_source
 from vlmdefense_demo.benchmark.tasks import OWN, tasks
 from vlmdefense_demo.benchmark.worlds import WORLDS, elsewhere, moved, parse
@@ -26,6 +26,7 @@ from vlmdefense_demo.ladder import BATCH, INTERACTIVE
 from vlmdefense_demo.models.catalog import load_model
 from vlmdefense_demo.survey import entry, unavailable
 
+DEFENSES = "undefended,fare,ensemble,ttc"
 FORMATS = {"markdown": tables.markdown, "csv": tables.csv_text, "latex": tables.latex}
 
 
@@ -45,8 +46,12 @@ def run(args: argparse.Namespace) -> Iterator[str]:
             return
     given = args.table_only or files(args.file)
     rows = read_rows(*given)
+    if args.table_only is not None and args.defenses is not None:
+        rows = _chosen(rows, settings(args.defenses))
     if not rows:
-        raise InvalidParameter("There are no rows to make a table of.", "Check the path of --file.")
+        raise InvalidParameter(
+            "There are no rows to make a table of.", "Check the files, and --defenses."
+        )
     tables.check_alike(rows)
     if args.figures:
         from vlmdefense_demo.benchmark import figures  # matplotlib is slow to import
@@ -60,6 +65,11 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     if args.format == "markdown":
         yield "\n"
         yield from (f"- {note}\n" for note in notes(rows))
+
+
+def _chosen(rows: Sequence[Row], wanted: Sequence[Setting]) -> list[Row]:
+    """The rows of these settings, in their order: a file may hold more of them than were asked for."""
+    return [r for s in wanted for r in rows if (r["defense"], r["values"]) == (s.id, s.values)]
 
 
 def _measure(args: argparse.Namespace, here: Place) -> Iterator[str]:
@@ -112,7 +122,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         "adaptive_steps": args.adaptive_steps, "draws": args.draws, "queries": args.queries
     }  # fmt: skip
     return Plan(
-        defenses=settings(args.defenses),
+        defenses=settings(DEFENSES if args.defenses is None else args.defenses),
         eps=tuple(numbers("--eps", args.eps, float)),
         attack=args.attack,
         steps=tuple(part.strip() for part in args.steps.split(",") if part.strip()),
