@@ -140,7 +140,7 @@ def trial(args: argparse.Namespace) -> int:
 
     from vlmdefense_demo import trial_report, trials
     from vlmdefense_demo.benchmark.command import numbers
-    from vlmdefense_demo.benchmark.ranks import place
+    from vlmdefense_demo.benchmark.ranks import own_share
     from vlmdefense_demo.ladder import BATCH, INTERACTIVE
     from vlmdefense_demo.models.catalog import load_model
 
@@ -156,7 +156,7 @@ def trial(args: argparse.Namespace) -> int:
             budget,
             _settings(args.set),
         )
-        here = place(args.shard)
+        here = own_share(args.shard)
         photos = trials.chosen_photos(args.images, args.photos, (here.rank, here.world))
         if args.threads:
             torch.set_num_threads(args.threads)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from vlmdefense_demo.__main__ import main
-from vlmdefense_demo.benchmark.ranks import Place, files, place
+from vlmdefense_demo.benchmark.ranks import Share, files, own_share
 from vlmdefense_demo.benchmark.rows import read_rows
 from vlmdefense_demo.errors import InvalidParameter
 
@@ -33,7 +33,7 @@ def content(*paths):
                         ("3/12", "rows.3.jsonl")],
 )  # fmt: skip
 def test_who_shares_the_work_has_a_file_that_all_can_read(shard, name, tmp_path):
-    file = place(shard).file(tmp_path / "rows.jsonl")
+    file = own_share(shard).file(tmp_path / "rows.jsonl")
     file.touch()
     assert file.name == name
     assert file in files(tmp_path / "rows.jsonl")
@@ -68,22 +68,22 @@ def test_torchruns_two_processes_measure_the_rows_of_one(model_dirs, tree, tmp_p
     assert len(read_rows(shared)) == len(kept) - len(kept) // 2
 
 
-def test_a_place_comes_from_the_flag_or_from_torchrun(monkeypatch, tmp_path):
-    assert place(None) == Place()
-    assert place("1/3") == Place(1, 3)
-    assert place("1/3").mine(range(7)) == range(1, 7, 3)
+def test_a_share_comes_from_the_flag_or_from_torchrun(monkeypatch, tmp_path):
+    assert own_share(None) == Share()
+    assert own_share("1/3") == Share(1, 3)
+    assert own_share("1/3").mine(range(7)) == range(1, 7, 3)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "0")
-    here = place(None)
+    here = own_share(None)
     assert (here.rank, here.world, here.speaks) == (2, 4, False)
     assert here.file(tmp_path / "r.jsonl") == tmp_path / "r.2.jsonl"
     with pytest.raises(InvalidParameter, match="shares the work itself"):
-        place("0/2")
+        own_share("0/2")
 
 
 @pytest.mark.parametrize("text", ["2/2", "1", "a/b", "-1/2", "1/"])
 def test_a_share_that_is_none_is_refused(text):
     with pytest.raises(InvalidParameter, match="I below N"):
-        place(text)
+        own_share(text)

@@ -16,7 +16,7 @@ from vlmdefense_demo.benchmark.header import header
 from vlmdefense_demo.benchmark.measure import measure
 from vlmdefense_demo.benchmark.notes import notes
 from vlmdefense_demo.benchmark.plan import UNDEFENDED, Plan, Setting, settings
-from vlmdefense_demo.benchmark.ranks import Place, files, place
+from vlmdefense_demo.benchmark.ranks import Share, files, own_share
 from vlmdefense_demo.benchmark.rows import Row, Rows, read_headers, read_rows
 from vlmdefense_demo.benchmark.sources import read_source
 from vlmdefense_demo.benchmark.tasks import OWN, tasks
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     if args.file is None and not args.table_only:
         raise InvalidParameter("There is no file for the rows.", "Name one with --file.")
     if args.table_only is None:
-        here = place(args.shard)
+        here = own_share(args.shard)
         yield from _measure(args, here)
         here.wait()
         if not here.speaks:
@@ -72,7 +72,7 @@ def _chosen(rows: Sequence[Row], wanted: Sequence[Setting]) -> list[Row]:
     return [r for s in wanted for r in rows if (r["defense"], r["values"]) == (s.id, s.values)]
 
 
-def _measure(args: argparse.Namespace, here: Place) -> Iterator[str]:
+def _measure(args: argparse.Namespace, here: Share) -> Iterator[str]:
     plan, worlds = plan_of(args), parse(args.worlds)
     if not args.images:
         raise InvalidParameter("There are no pictures.", "Name them with --images.")

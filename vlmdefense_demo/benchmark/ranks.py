@@ -28,7 +28,7 @@ PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
-class Place:
+class Share:
     """One process among all.
 
     Args:
@@ -61,7 +61,7 @@ class Place:
             dist.destroy_process_group()
 
 
-def place(shard: str | None) -> Place:
+def own_share(shard: str | None) -> Share:
     """This process's, from `--shard` or from torchrun's environment.
 
     With torchrun and GPUs each process takes the one of its local rank.
@@ -72,16 +72,16 @@ def place(shard: str | None) -> Place:
     launched = "TORCHELASTIC_RUN_ID" in os.environ
     if shard is None:
         if not launched:
-            return Place()
+            return Share()
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        return Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), True)
+        return Share(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), True)
     if launched:
         raise InvalidParameter("torchrun shares the work itself.", "Leave --shard out.")
     one, slash, all_ = shard.partition("/")
     if not (slash and one.isdigit() and all_.isdigit() and int(one) < int(all_)):
         raise InvalidParameter(f"--shard expects I/N with I below N, got {shard!r}.")
-    return Place(int(one), int(all_))
+    return Share(int(one), int(all_))
 
 
 def files(rows: Path) -> list[Path]:
