@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests import tiny
-from vlmdefense_demo import engine
+from vlmdefense_demo import engine, masking
 from vlmdefense_demo.attacks.pgd import PGD
 from vlmdefense_demo.defenses.test_time.rtpt import RTPT
 from vlmdefense_demo.defenses.training_free.ttc import TTC
@@ -544,3 +544,29 @@ def test_requests_are_immutable():
 def test_inference_mode_is_refused_in_a_sentence(clf, call):
     with torch.inference_mode(), pytest.raises(InvalidParameter, match="need gradients"):
         call(clf, tiny.images(1))
+
+
+def test_an_attack_that_failed_on_the_model_itself_puts_no_defence_to_the_test(backbone):
+    weak = {"attack": "jpeg_control", "attack_params": {"eps": 1, "quality": 95}}
+    *_, plain, fare = compare(request(**weak, defenses={"fare": {"alpha": 0}}), backbone)
+    assert (plain.verdict, fare.verdict) == ("held", "held")
+    assert "untested" in fare.flags
+    assert "untested" not in plain.flags
+
+
+def test_a_defence_is_idle_only_if_it_answers_both_pictures_as_the_model_does(
+    backbone, monkeypatch
+):
+    idle = request(defenses={"fare": {"alpha": 0}})
+    *_, card = compare(idle, backbone)
+    assert "inactive" in card.flags
+    asked = []
+
+    def of_the_first(own, _):
+        asked.append(own)
+        return ("inactive",) if len(asked) == 1 else ()
+
+    monkeypatch.setattr(masking, "inactive", of_the_first)
+    *_, card = compare(idle, backbone)
+    assert asked == [card.clean, card.attacked]
+    assert "inactive" not in card.flags

@@ -260,6 +260,11 @@ def test_without_climbing_every_rung_is_tried(backbone):
     assert [r.name for r in card.ladder] == ["transfer", *AWARE]
 
 
+def test_who_was_climbed_is_not_said_to_have_met_the_unaware_only(backbone):
+    assert "unaware" in ladder_cards(backbone, rungs=())["fare"].flags
+    assert "unaware" not in ladder_cards(backbone)["fare"].flags
+
+
 def test_the_worst_rung_is_the_verdict_against_one_who_knows(backbone):
     card = ladder_cards(backbone, climb=False)["fare"]
     broken = [r.name for r in card.ladder if r.verdict == "fooled"]

@@ -92,10 +92,22 @@ def test_the_table_has_a_line_a_defence(cards):
     found = rows(table(cards))
     assert [row["method"] for row in found] == ["undefended", "fare", "ttc"]
     for row, card in zip(found, cards, strict=True):
-        assert row["verdict"] == card.verdict
+        assert (row["verdict_unaware"], row["verdict"]) == (card.verdict, card.overall)
         assert float(row["clean_right"]) == pytest.approx(curves.right_prob(card.clean, card.right))
         assert int(row["image_forward"]) == card.cost.image_forward
     assert set(found[0]) == set(COLUMNS)
+
+
+def test_a_defence_that_somebody_broke_is_fooled(cards):
+    first, _, ttc = cards
+    broken = replace(ttc.ladder[0], name="adaptive", verdict="fooled")
+    card = replace(ttc, verdict="held", ladder=(replace(broken, verdict="held"), broken))
+    [_, row] = rows(table([first, card]))
+    assert (row["verdict_unaware"], row["verdict"], row["broken_by"]) == (
+        "held",
+        "fooled",
+        "adaptive",
+    )
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])

@@ -18,10 +18,16 @@ FLAGS: dict[str, tuple[str, str]] = {
         "The attack was made against the undefended model. Held means: not broken by transfer. "
         "It does not mean robust.",
     ),
+    "untested": (
+        "untested",
+        "The attack did not fool the undefended model either, so that its file is held says "
+        "nothing about this defence. Only an attacker who knows it puts it to the test, or a "
+        "stronger attack.",
+    ),
     "inactive": (
         "inactive here",
-        "On the clean picture this defence answers as the undefended model does: with three labels "
-        "or more, its logits correlate above 0.999. If it holds, that may not be its doing.",
+        "On the clean picture and on the attacked one this defence answers as the undefended model "
+        "does: with three labels or more, its logits correlate above 0.999. It does nothing here.",
     ),
     "no_gradient": (
         "no gradient",

@@ -33,8 +33,8 @@ SCHEMA = 1
 PACKAGES = ("torch", "open_clip_torch", "timm", "numpy", "pillow")
 COLUMNS = (
     "method", "title", "paradigm", "reference", "clean_label", "clean_right", "attacked_label",
-    "attacked_right", "verdict", "broken_by", "attacker_knows_label", "ms", "slowdown", "image_forward",
-    "image_backward", "text_forward", "text_backward", "flags", "error",
+    "attacked_right", "verdict_unaware", "verdict", "broken_by", "attacker_knows_label", "ms", "slowdown",
+    "image_forward", "image_backward", "text_forward", "text_backward", "flags", "error",
 )  # fmt: skip
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
@@ -128,7 +128,7 @@ def _row(card: Card) -> list[Any]:
     cost = card.cost
     return [
         card.method, card.title, card.paradigm, card.reference, *_answer(card.clean, card.right),
-        *_answer(card.attacked, card.right), card.verdict, broken and broken.name,
+        *_answer(card.attacked, card.right), card.verdict, card.overall, broken and broken.name,
         knows and knows.attacked.label, cost and round(1000 * cost.seconds, 3), card.slowdown,
         *((cost.image_forward, cost.image_backward, cost.text_forward, cost.text_backward)
           if cost else [None] * 4),

@@ -73,6 +73,8 @@ class Side:
             how = f"{entry(first.attack.method).title} against the undefended model"
             spent, png = first.attack.cost, first.attack.png
             self._add("transfer", how, stage.adversarial, attacked, spent, png)
+            if first.verdict == self.card.verdict == "held":
+                self.card = replace(self.card, flags=(*self.card.flags, "untested"))
         return self.card
 
     def exhibit(self) -> Card:
@@ -87,7 +89,10 @@ class Side:
         return self.card
 
     def check(self) -> Card:
-        """GM2, GM3, GM5 and GM11: the gradient through the defence, and whether it does anything."""
+        """GM2, GM3, GM5 and GM11: the gradient through the defence, and whether it does anything.
+
+        GM11 asks both pictures: to leave the clean one alone is what some defences are made for.
+        """
         with noted("gradient checks", self._note):
             self.card = replace(self.card, flags=self.card.flags + self._flags())
         return self.card
@@ -104,7 +109,10 @@ class Side:
 
         flags = masking.slope(target, stage.x, goal).flags()
         flags += masking.probabilities(self.card.clean)
-        return flags + masking.inactive(self.card.clean, stage.card.clean)
+        idle = masking.inactive(self.card.clean, stage.card.clean)
+        if idle and self.card.attacked and stage.card.attacked:
+            idle = masking.inactive(self.card.attacked, stage.card.attacked)
+        return flags + idle
 
     def climb(self) -> Iterator[Card]:
         """The attackers who know the defence, and after them GM7; a failure ends the climb only."""
@@ -133,6 +141,8 @@ class Side:
             png = stage.png(images, against | {"rung": name, "how": how})
             delivered = stage.clf.backbone.place(from_png(png))
             self._add(name, how, delivered, self._once(delivered), cost, png)
+            tested = tuple(f for f in self.card.flags if f not in ("unaware", "untested"))
+            self.card = replace(self.card, flags=tested)
             yield self.card
             if request.climb and self.card.ladder[-1].verdict == "fooled":
                 break

@@ -268,6 +268,11 @@ class Card:
         """The first rung that fooled the defence."""
         return next((rung for rung in self.ladder if rung.verdict == "fooled"), None)
 
+    @property
+    def overall(self) -> Verdict | None:
+        """The verdict against the strongest attacker that was tried."""
+        return "fooled" if self.broken_by else self.verdict
+
     def to_json(self) -> dict[str, Any]:
         """A dict of JSON types; every PNG becomes its length in bytes."""
         data = asdict(self)

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.ui import stories
-from vlmdefense_demo.types import Cost, Note
+from vlmdefense_demo.types import Cost, Note, Rung
 from vlmdefense_demo.ui import cards, handlers, headline
 
 METHODS = ("fare", "rtpt", "ttc")
@@ -132,6 +132,24 @@ def test_verdict_is_a_word_with_a_symbol(verdict, words):
     html = cards.defence(stories.defended(verdict=verdict), ("cat", "lion", "dog"))
     assert f'<span class="chip {verdict}">{words}</span>' in html
     assert f'aria-label="FARE: {words[2:]}"' in html
+
+
+def test_a_card_gives_no_credit_for_an_attack_that_failed_on_the_model_itself():
+    card = stories.defended(flags=("unaware", "untested"))
+    html = cards.defence(card, ("cat", "lion", "dog"))
+    assert 'aria-label="FARE: untested"' in html
+    assert '<span class="chip waiting">untested</span>' in html
+    assert 'class="chip held"' not in html
+    assert "says nothing about this defence" in plain(html)
+    rung = Rung("transfer", "", card.attacked, "held", Cost(), 4.0)
+    html = cards.defence(replace(card, ladder=(rung, replace(rung, name="adaptive"))), ("cat",))
+    assert 'class="chip held"' in html, "who knows it did put it to the test"
+
+
+def test_what_a_flag_means_stands_on_a_card_that_carries_it():
+    why = "The attack was made against the undefended model"
+    assert why in plain(cards.defence(stories.defended(), ("cat",)))
+    assert why not in plain(cards.defence(stories.defended(flags=()), ("cat",)))
 
 
 def test_rungs_that_did_not_run_say_so_and_no_card_says_robust():

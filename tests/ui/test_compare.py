@@ -64,6 +64,15 @@ def test_the_last_column_is_about_who_knows_and_not_about_the_old_picture():
     assert "not run" in " ".join(lines(table(earlier(card, replace(card, ladder=(old,)))))[1])
 
 
+def test_nothing_was_held_where_the_attack_failed_on_the_model_itself():
+    card = replace(load(RECIPES[0]).story.cards[1], verdict="held", flags=("untested",))
+    old, *_ = card.ladder
+    known = replace(old, name="adaptive", verdict="held")
+    [line] = lines(table(earlier(replace(card, ladder=(old, known)))))
+    assert "untested" in line[3]
+    assert "✓ held" in line[5]
+
+
 def test_hostile_words_and_errors_are_text():
     card = load(RECIPES[0]).story.cards[1]
     bad = stories.HOSTILE[0]
@@ -80,7 +89,7 @@ def test_the_table_is_that_of_the_run_that_is_shown(page):
     tab = page.tab.locator("#compare")
     tab.get_by_text("FARE").wait_for()
     assert "Right is coffee." in tab.inner_text()
-    page("#gallery button").first.click()
+    page.choose(0)
     page("#go").click()
     tab.get_by_text("once a run is over").wait_for()
     tab.get_by_text("Right is").wait_for(timeout=120_000)
@@ -88,3 +97,14 @@ def test_the_table_is_that_of_the_run_that_is_shown(page):
     assert "FARE" in tab.inner_text()
     page.settle()
     assert page.violations("#compare") == []
+
+
+def test_a_story_brings_its_own_table_and_prices(page):
+    tab, price = page.tab.locator("#compare"), page("#chart-price img").first
+    tab.get_by_text("Right is coffee.").wait_for()
+    page("#curves button").first.click()
+    before = price.get_attribute("alt")
+    page("#stories").get_by_label("The price of robustness", exact=True).check()
+    tab.get_by_text("Right is rocket.").wait_for()
+    assert price.get_attribute("alt") != before
+    assert page.script("document.body.classList.contains('stale')") is False

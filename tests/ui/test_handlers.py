@@ -16,6 +16,7 @@ from vlmdefense_demo.images import from_png, to_array
 from vlmdefense_demo.request import Request
 from vlmdefense_demo.spec import Choice, Range, fields
 from vlmdefense_demo.survey import SURVEY, methods, usable
+from vlmdefense_demo.types import Cost, Rung
 from vlmdefense_demo.ui import handlers
 from vlmdefense_demo.ui.controls import collect, widgets
 from vlmdefense_demo.ui.form import prepare
@@ -226,6 +227,18 @@ def test_summary_counts_defences_that_were_right_on_clean(verdicts, sentence):
     assert said.startswith(sentence)
     assert "this attack has none" not in said
     assert ("1 wrong on clean" in said) == ("wrong_clean" in verdicts)
+
+
+def test_summary_gives_no_credit_for_an_attack_that_failed_on_the_model_itself():
+    from tests.ui import stories
+
+    one, two = (stories.defended(id) for id in ("fare", "jpeg"))
+    rung = Rung("adaptive", "", one.attacked, "held", Cost(), 4.0)
+    done = [stories.undefended(verdict="held"), one, two]
+    assert "says nothing about the defences. One picture" in handlers._summary(done, knows=False)
+    done[1] = replace(one, ladder=(replace(rung, name="transfer"), rung))
+    said = handlers._summary(done, knows=True)
+    assert "says nothing about the defences; 2 of 2 held against one who knows them" in said
 
 
 def test_an_attack_without_a_ball_says_why_nobody_climbed(site, form):

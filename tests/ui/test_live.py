@@ -30,6 +30,13 @@ def test_before_the_first_run_nothing_happens(site):
     assert "Attack &amp; defend" in status
 
 
+def test_a_setting_that_a_story_was_not_run_with_marks_its_card_stale(site, earlier):
+    [(_, _, told, _)] = again(site, replace(earlier, story=True), "fare", {"alpha": 0.5})
+    [(_, _, nothing, _)] = again(site, None, "fare", {"alpha": 0.5})
+    assert "pending" in told
+    assert "pending" not in nothing
+
+
 def test_a_moved_slider_changes_its_card_on_the_same_file(site, earlier):
     ends = [list(again(site, earlier, "fare", {"alpha": alpha}))[-1][0] for alpha in (0, 0.5, 1)]
     assert len(set(ends)) == 3

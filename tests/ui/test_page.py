@@ -348,6 +348,18 @@ def test_three_paradigms_stand_in_three_columns_on_a_laptop_and_in_one_on_a_phon
     assert len({round(left(page, card)) for card in cards}) == 1
 
 
+def test_a_single_long_word_is_broken_and_not_cut_off_on_a_phone(visit):
+    page = visit(viewport={"width": 390, "height": 844})
+    page.labels(f"{'supercalifragilistic' * 4}, cat")
+    page.run()
+    found = page.script(
+        "[...document.querySelectorAll('#verdict h2, #verdict dd, #undefended .num, .legend span')]"
+        ".map(e => [e.innerText, e.getBoundingClientRect().right])"
+    )
+    assert len(found) > 8
+    assert [(text, right) for text, right in found if right > 390] == []
+
+
 def test_the_page_stands_in_the_middle_of_a_projector(visit):
     page = visit(viewport={"width": 1920, "height": 1080})
     left, right = page.script(
@@ -366,6 +378,14 @@ def test_the_controls_of_an_attack_stand_in_one_line_on_a_laptop(visit):
     assert len(set(tops)) == 1
     ends = "e => e.scrollWidth - e.clientWidth"
     assert page("#steps").evaluate(ends) <= 0
+
+
+def test_examples_are_called_what_they_show(visit):
+    items = visit()("#gallery .thumbnail-item")
+    items.first.and_(items.page.locator("[aria-label=cat]")).wait_for()
+    named = items.evaluate_all("all => all.map(one => [one.ariaLabel, one.innerText.trim()])")
+    assert len(named) == 8
+    assert [told for told, seen in named if told != seen] == []
 
 
 def test_examples_are_not_clipped(visit):

@@ -51,8 +51,10 @@ def test_a_prompt_is_trained_used_and_forgotten(page):
     page("#card-advpt").wait_for(state="visible")
     page.run()
     assert "trained here" in page("#card-advpt").text_content()
+    page.tab.wait_for_function("!document.body.classList.contains('stale')")
     page("#teach-forget").click()
     page("#teach-status").get_by_text("Forgotten").wait_for()
+    page("body.stale").wait_for()
 
 
 def test_the_classroom_says_what_is_missing(page):

@@ -12,6 +12,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
+from typing import Literal
 
 from vlmdefense_demo.stories.facts import percent
 from vlmdefense_demo.survey import entry
@@ -94,7 +95,7 @@ def slide(card: Card, order: Sequence[str], words: Words = ENGLISH) -> str:
     """A card for the back row: both answers and the cost, against who does not know the defence."""
     return (
         f'<article class="card {card.paradigm}"><header><h3>{escape(title(card, words))}</h3>'
-        f"{_chip(replace(card, ladder=()), words)}</header>"
+        f"{unaware_chip(card, words)}</header>"
         + _answer(words("clean"), card.clean, card.right, order)
         + _answer(words("attacked"), card.attacked, card.right, order)
         + cost_line(card.cost, card.slowdown, escape(card.device), words)
@@ -149,14 +150,21 @@ def header(method: str, chip: str) -> str:
     return f'<header><h3>{escape(row.title)}</h3><span class="venue">{paper}</span>{chip}</header>'
 
 
-def _overall(card: Card) -> Verdict | None:
-    """The verdict against the strongest attacker that was tried."""
-    return "fooled" if card.broken_by else card.verdict
+def _overall(card: Card) -> Verdict | Literal["untested"] | None:
+    """The verdict of the chip: nothing was held where nobody who was tried could do harm."""
+    return "untested" if "untested" in card.flags and len(card.ladder) < 2 else card.overall
 
 
 def _chip(card: Card, words: Words) -> str:
     verdict = _overall(card)
-    return "" if verdict is None else verdict_chip(verdict, words)
+    if verdict is None:
+        return ""
+    return waiting_chip(words(verdict)) if verdict == "untested" else verdict_chip(verdict, words)
+
+
+def unaware_chip(card: Card, words: Words = ENGLISH) -> str:
+    """The verdict against who does not know the defence, if that attacker put it to the test."""
+    return _chip(replace(card, ladder=()), words)
 
 
 def verdict_chip(verdict: Verdict, words: Words = ENGLISH) -> str:

@@ -56,12 +56,11 @@ def _line(card: Card, words: Words) -> str:
     head = f'<tr><th scope="row">{escape(html.title(card, words))}</th>'
     if card.error:
         return f'{head}<td colspan="{len(COLUMNS)}">{escape(words.refusals(card.error))}</td></tr>'
-    verdict = html.verdict_chip(card.verdict, words) if card.verdict else ""
     times = "" if card.slowdown is None else f"×\u00a0{card.slowdown:.1f}"
     passes = html.passes(card.cost, words) if card.cost else ""
     cells = (
-        _answer(card.clean), _answer(card.attacked), verdict, _aware(card, words), times,
-        escape(passes),
+        _answer(card.clean), _answer(card.attacked), html.unaware_chip(card, words),
+        _aware(card, words), times, escape(passes),
     )  # fmt: skip
     return f"{head}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 

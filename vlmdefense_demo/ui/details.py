@@ -30,7 +30,9 @@ def more(card: Card, words: Words = ENGLISH) -> str:
     rows = "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in facts)
     shown = "".join(figures.figure(note, words) for note in card.notes)
     flags = "".join(
-        f"<p><b>{words(f'flag.{f}')}</b>: {words(f'flag.{f}.why')}</p>" for f in row.flags
+        f"<p><b>{words(f'flag.{f}')}</b>: {words(f'flag.{f}.why')}</p>"
+        for f in row.flags
+        if f in card.flags
     )
     known = f"<p><b>{words('card.aware')}</b>: {words.english(defender(row).recipe)}</p>"
     return (

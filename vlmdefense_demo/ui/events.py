@@ -58,6 +58,18 @@ FRESH = """() => {
     if (page.contains('asked')) page.remove('asked', 'stale');
   }).observe(line, {childList: true, subtree: true, characterData: true, attributes: true});
 }"""
+# Gradio says "Thumbnail 1 of 8" over the visible caption; what is read aloud must be what is seen.
+NAMED = """() => {
+  const gallery = document.getElementById('gallery');
+  const name = () => {
+    for (const one of gallery.querySelectorAll('.thumbnail-item')) {
+      const caption = one.querySelector('.caption-label')?.textContent.trim();
+      if (caption && one.ariaLabel !== caption) one.ariaLabel = caption;
+    }
+  };
+  new MutationObserver(name).observe(gallery, {childList: true, subtree: true});
+  name();
+}"""
 Values = Mapping[Any, Any]
 
 
@@ -244,7 +256,6 @@ def connect(page: Controls, site: Site) -> None:
     _teach(page, site, hidden)
     _watch(page, site, hidden)
     own = {widget for (id, _), widget in page.params.items() if entry(id).kind == "defense"}
-    own.add(page.learned)  # no control of the page
     for control in page.inputs():
         if control not in own:  # a moved setting of a defence brings its own card again
             control.change(None, js=STALE, **hidden)
@@ -306,7 +317,8 @@ def _teach(page: Controls, site: Site, hidden: Mapping[str, Any]) -> None:
     )
     it.train.click(train, {*it.inputs(), page.model, page.learned}, out, **COMPUTE, **hidden)
     it.stop.click(stop, queue=False, **hidden)
-    it.forget.click(forget, None, out, queue=False, **hidden)
+    # Queued: Gradio tells of a state's change only after such events.
+    it.forget.click(forget, None, out, **hidden)
 
 
 def _watch(page: Controls, site: Site, hidden: Mapping[str, Any]) -> None:

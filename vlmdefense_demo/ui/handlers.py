@@ -305,10 +305,14 @@ def _summary(done: Sequence[Card], knows: bool) -> str:
     missed = len(newest) - len(judged)
     if not judged:
         return tell("done.nothing")
-    held = sum(card.verdict == "held" for card in judged)
-    parts = [tell("done.held", held=held, judged=len(judged))]
+    start, more = "done.held", "done.aware"
+    if _undefended(done).verdict == "held":
+        start, more = "done.untested", "done.untested.aware"
+    counts = {"held": sum(card.verdict == "held" for card in judged), "judged": len(judged)}
+    parts = [tell(start, **counts)]
     if any(len(card.ladder) > 1 for card in judged):
-        parts.append(tell("done.aware", held=sum(not card.broken_by for card in judged)))
+        counts["held"] = sum(not card.broken_by for card in judged)
+        parts.append(tell(more, **counts))
     elif knows:
         parts.append(tell("done.no_ball"))
     if missed:

@@ -82,6 +82,7 @@ def build(site: Site) -> gr.Blocks:
         _tabs(page, first)
         sharing.connect(demo, page, site, first.get("picture"))
         events.connect(page, site)
+        demo.load(None, js=events.NAMED, api_visibility="private")
         ready.connect(demo, page, site)
         bench.connect(page, site)
         loading.connect(demo, page, site)

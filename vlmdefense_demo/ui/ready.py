@@ -12,7 +12,7 @@ from vlmdefense_demo.labels import DEFAULT_TEMPLATE
 from vlmdefense_demo.stories.facts import Facts
 from vlmdefense_demo.stories.recipes import MODEL
 from vlmdefense_demo.ui import cards as html
-from vlmdefense_demo.ui import handlers, pictures, telling
+from vlmdefense_demo.ui import compare, curves, handlers, pictures, telling
 from vlmdefense_demo.ui.events import SETTLE, Controls
 from vlmdefense_demo.ui.handlers import Earlier, Site, Update
 from vlmdefense_demo.ui.lecture import lecture, shipped
@@ -61,15 +61,18 @@ def connect(demo: gr.Blocks, page: Controls, site: Site) -> None:
 
     demo.load(dialog, None, slides, **hidden)
     page.out["lecture"].click(None, js=LECTURE, **hidden)
-    outputs = [*(page.out[name] for name in NAMES), *restored(page), page.picture]
+    # Gradio tells of a state's change only after events that were queued.
+    of_state = [page.compared, page.board.margin, page.board.price, page.board.radius]
+    outputs = [*(page.out[name] for name in NAMES), *restored(page), page.picture, *of_state]
 
     def choose(
         slug: str, before: Earlier | None, learned: Learned, request: gr.Request
     ) -> Sequence[Any]:
         handlers.leave(before)
         facts = next(f for f in page.stories if f.recipe.slug == slug)
-        words = language_of(request)
-        return [spoken(value, words) for value in show(page, site, facts, learned)]
+        words, results = language_of(request), told(facts.story)
+        drawn = [compare.table(results), *curves.figures_of(results)]
+        return [spoken(value, words) for value in (*show(page, site, facts, learned), *drawn)]
 
     story.input(None, js=SETTLE, **hidden)
     story.input(choose, [story, page.out["earlier"], page.learned], outputs, **hidden)

@@ -11,6 +11,7 @@ from vlmdefense_demo.benchmark.notes import Remark, notes
 from vlmdefense_demo.benchmark.rows import Row
 from vlmdefense_demo.benchmark.statistics import Rate
 from vlmdefense_demo.benchmark.tables import Cell, Line
+from vlmdefense_demo.survey import entry
 from vlmdefense_demo.ui.words import Said, Words, said
 
 SHOWN = ("curves", "trade")
@@ -48,12 +49,23 @@ def _tables(rows: Sequence[Row], words: Words) -> str:
     columns, far = tables.columns(rows), tables.columns(rows, abroad=True)
     own = _table(
         words("bench.what"),
-        words("bench.caption"),
+        _caption(rows, words),
         [*(_column(cell, words) for cell in columns), words("bench.passes"), "ms"],
         {line.title: _cells(line, columns, words) for line in lines},
         words,
     )
     return own + "".join(_abroad(lines, cell, tables.worlds(rows), words) for cell in far)
+
+
+def _caption(rows: Sequence[Row], words: Words) -> str:
+    """What the numbers are of: controls may have moved since, and a table outlives them."""
+    attacks = sorted({entry(row["attack"]).title for row in rows if row["attack"]})
+    return words(
+        "bench.caption",
+        n=len({row["picture"] for row in rows}),
+        model=words("names.comma").join(sorted({row["model"] for row in rows})),
+        attack=words("names.comma").join(attacks) or "–",
+    )
 
 
 def _abroad(lines: Sequence[Line], cell: Cell, worlds: Sequence[str], words: Words) -> str:
