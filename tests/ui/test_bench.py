@@ -116,22 +116,23 @@ def test_table_and_remarks_are_said_in_the_language(code):
     cell = told("bench.column", attacker=told("rung.transfer"), eps="4")
     for text in (told("bench.defence"), told("undefended"), told("clean"), cell, told("not_run"),
                  told("bench.elsewhere", column=told("clean")), told("world.own"), told("world.noise"),
-                 told("bench.passes"), told("flag.no_gradient"), told("cost.text")):  # fmt: skip
+                 told("bench.passes"), told("flag.no_gradient"), told("cost.text"),
+                 told("bench.caption", n=8, model="pocket", attack="PGD")):  # fmt: skip
         assert text in mine
     assert "4 f · text 8 f + 8 b" in english
     left = set(re.findall("[A-Za-z]{2,}", mine)) & set(re.findall("[A-Za-z]{2,}", english))
-    assert left <= {"FARE", "APT", "ms", "pocket", "apt", "GM"}
+    assert left <= {"FARE", "APT", "PGD", "ms", "pocket", "apt", "GM"}
 
 
 def tables_of(error: str) -> list[dict]:
     """Rows of two defences and one that could not run, with each remark there is on this page."""
     base = {"model": "pocket", "conditions": "", "values": {}, "world": OWN, "group": "", "error": "",
-            "f": 4, "b": 0, "tf": 8, "tb": 8, "s": 0.01, "flags": [], "eps": 0.0, "standing": True}  # fmt: skip
+            "f": 4, "b": 0, "tf": 8, "tb": 8, "s": 0.01, "flags": [], "eps": 0.0, "standing": True, "attack": ""}  # fmt: skip
     rows = []
     for picture in "abcdefgh":
         for defense in ("undefended", "fare", "apt"):
             mine = base | {"picture": picture, "defense": defense}
-            rows += [mine | {"step": "clean"}, mine | {"step": "transfer", "eps": 4.0},
+            rows += [mine | {"step": "clean"}, mine | {"step": "transfer", "eps": 4.0, "attack": "pgd"},
                      mine | {"step": "gradient", "flags": ["no_gradient"]},
                      mine | {"step": "clean", "world": "noise", "picture": f"noise/{picture}"}]  # fmt: skip
     return [row | {"error": error} if row["defense"] == "apt" else row for row in rows]

@@ -11,6 +11,7 @@ from vlmdefense_demo.benchmark.notes import Remark, notes
 from vlmdefense_demo.benchmark.rows import Row
 from vlmdefense_demo.benchmark.statistics import Rate
 from vlmdefense_demo.benchmark.tables import Cell, Line
+from vlmdefense_demo.benchmark.tasks import OWN
 from vlmdefense_demo.survey import entry
 from vlmdefense_demo.ui.words import Said, Words, said
 
@@ -62,7 +63,7 @@ def _caption(rows: Sequence[Row], words: Words) -> str:
     attacks = sorted({entry(row["attack"]).title for row in rows if row["attack"]})
     return words(
         "bench.caption",
-        n=len({row["picture"] for row in rows}),
+        n=len({row["picture"] for row in rows if row["world"] == OWN}),
         model=words("names.comma").join(sorted({row["model"] for row in rows})),
         attack=words("names.comma").join(attacks) or "–",
     )
