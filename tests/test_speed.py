@@ -21,10 +21,18 @@ from vlmdefense_demo.speed import (
     TimedTower,
     attacks,
     defences,
+    towers,
 )
 from vlmdefense_demo.survey import methods, usable
 
 SHARE = re.compile(r"outside the tower \d+\.\d%, the model \d+\.\d%; 8 at once \d+\.\d%, \d+\.\d%$")
+
+
+def test_a_tower_is_timed_against_the_undefended_model(backbone):
+    found = list(towers(backbone, repeats=1))
+    assert found
+    assert all("bare passes" in line and "ratio" in line for line in found)
+    assert any(line.startswith("FARE") for line in found)
 
 
 def test_every_attack_and_defence_has_its_line(backbone):

@@ -199,7 +199,8 @@ def _speed(some: Parsers) -> None:
     speed = some.add_parser("speed", help="time attack and defences against their bare passes")
     speed.add_argument("--model", default="pocket", help="catalog name or local-dir:PATH")
     speed.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
-    speed.add_argument("--only", default="all", choices=("all", "attacks", "defences", "benchmark"))
+    speed.add_argument("--only", default="all",
+                       choices=("all", "attacks", "towers", "defences", "benchmark"))  # fmt: skip
     speed.add_argument("--repeats", type=int, default=15, help="runs of each, the median counts")
     speed.set_defaults(command=commands.speed)
 

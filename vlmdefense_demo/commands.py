@@ -221,9 +221,11 @@ def speed(args: argparse.Namespace) -> int:
     """Time attacks, defences and the benchmark against their bare passes."""
     from vlmdefense_demo.benchmark.throughput import throughput
     from vlmdefense_demo.models.catalog import load_model
-    from vlmdefense_demo.speed import attacks, defences
+    from vlmdefense_demo.speed import attacks, defences, towers
 
-    parts = {"attacks": attacks, "defences": defences, "benchmark": throughput}
+    parts = {
+        "attacks": attacks, "towers": towers, "defences": defences, "benchmark": throughput,
+    }  # fmt: skip
     backbone = load_model(args.model, args.device)
     for part in parts.values() if args.only == "all" else [parts[args.only]]:
         for line in part(backbone, args.repeats):

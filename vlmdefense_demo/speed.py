@@ -27,6 +27,7 @@ from torch import Tensor
 from vlmdefense_demo.attacks.base import Attacker
 from vlmdefense_demo.defenses.multiview import MultiView
 from vlmdefense_demo.defenses.test_time.rtpt import RTPT
+from vlmdefense_demo.defenses.training_time.towers import RobustTower
 from vlmdefense_demo.defenses.views import random_views
 from vlmdefense_demo.engine import compare
 from vlmdefense_demo.geometry import LEVELS, from_levels
@@ -190,6 +191,25 @@ def defences(backbone: Backbone, repeats: int = 15) -> Iterator[str]:
         yield str(_against(row.title, defend, bare, repeats))
     yield _published(clf, x, repeats)
     yield from _comparison(backbone, x)
+
+
+def towers(backbone: Backbone, repeats: int = 15) -> Iterator[str]:
+    """Lines: an answer of each robust tower against one of the undefended model, its only pass."""
+    clf = ZeroShotClassifier(backbone, LABELS)
+    x = _noise(backbone)[:1]
+    for row in map(entry, usable(backbone.name, "training_time")):
+        method = row.build({})
+        if isinstance(method, RobustTower):
+            robust, plain = (partial(_answer, by, clf, x) for by in (method, None))
+            yield str(_against(row.title, robust, plain, repeats))
+
+
+def _answer(by: RobustTower | None, clf: ZeroShotClassifier, x: Images) -> None:
+    with torch.no_grad():
+        if by:
+            by(clf, x, run=Run())
+        else:
+            clf(x)
 
 
 def _noise(backbone: Backbone) -> Images:

@@ -6,6 +6,7 @@ Cheap and made per request. The classifier owns the request's meter, and `encode
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -252,15 +253,8 @@ class ZeroShotClassifier:
         return self._with(backbone, self.text_features)
 
     def _with(self, backbone: Backbone, text_features: Features) -> ZeroShotClassifier:
-        other = ZeroShotClassifier(
-            backbone,
-            self.labels,
-            self.template,
-            meter=self.meter,
-            text_features=text_features,
-            learned=self.learned,
-        )
-        other._texts = self._texts
+        other = copy.copy(self)
+        other.backbone, other.text_features = backbone, text_features
         return other
 
 

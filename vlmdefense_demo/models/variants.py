@@ -96,6 +96,7 @@ PUBLISHED: dict[str, tuple[Variant, ...]] = {
 
 _towers: dict[tuple[str, str, str], Backbone] = {}
 _between: OrderedDict[tuple[nn.Module, nn.Module, float], Backbone] = OrderedDict()
+_told: dict[tuple[str, str, float], tuple[Note, ...]] = {}  # a defence asks at every answer
 _lock = threading.RLock()
 
 
@@ -213,10 +214,12 @@ def load_context(backbone: Backbone, method: str) -> LearnedContext:
 
 def training_notes(backbone: Backbone, method: str, eps: float = 0) -> tuple[Note, ...]:
     """What training bought, for the card: size, radius, recipe, data, accuracy, licence."""
-    return _notes(find(backbone.name, method, eps), megabytes(backbone, method, eps))
+    key = (backbone.name, method, eps)  # not the backbone, which a benchmark makes anew
+    if key not in _told:
+        _told[key] = _notes(find(*key), megabytes(backbone, method, eps))
+    return _told[key]
 
 
-@cache  # by what it says, not by the backbone, which a benchmark makes anew for every batch
 def _notes(variant: Variant, size: float) -> tuple[Note, ...]:
     facts = {
         "weights": f"{size:.1f} MB" if size >= 0.1 else f"{1000 * size:.0f} kB",
@@ -265,7 +268,7 @@ def write_variant(folder: Path, variant: Variant, tensors: dict[str, Tensor]) ->
 
 def _forget_lists() -> None:
     _listed.cache_clear()
-    _notes.cache_clear()
+    _told.clear()
 
 
 def folder_of(entry: ModelEntry) -> Path:
