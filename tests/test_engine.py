@@ -550,8 +550,8 @@ def test_an_attack_that_failed_on_the_model_itself_puts_no_defence_to_the_test(b
     weak = {"attack": "jpeg_control", "attack_params": {"eps": 1, "quality": 95}}
     *_, plain, fare = compare(request(**weak, defenses={"fare": {"alpha": 0}}), backbone)
     assert (plain.verdict, fare.verdict) == ("held", "held")
-    assert "untested" in fare.flags
-    assert "untested" not in plain.flags
+    assert "attack_failed" in fare.flags
+    assert "attack_failed" not in plain.flags
 
 
 def test_a_defence_is_idle_only_if_it_answers_both_pictures_as_the_model_does(

@@ -187,7 +187,7 @@ def test_noise_that_does_it_in_half_of_the_draws():
 def test_every_flag_a_check_or_a_row_can_raise_has_its_paragraph():
     raised = {f for row in methods().values() for f in row.flags} | {
         "no_gradient", "wrong_gradient", "inactive", "not_logits", "weak_attack", "flat_start",
-        "lost_success", "blind_wins", "noise_enough", "untested",
+        "lost_success", "blind_wins", "noise_enough", "attack_failed",
     }  # fmt: skip
     assert raised == set(FLAGS)
     for word, paragraph in FLAGS.values():

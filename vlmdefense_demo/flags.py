@@ -18,8 +18,8 @@ FLAGS: dict[str, tuple[str, str]] = {
         "The attack was made against the undefended model. Held means: not broken by transfer. "
         "It does not mean robust.",
     ),
-    "untested": (
-        "untested",
+    "attack_failed": (
+        "attack failed",
         "The attack did not fool the undefended model either, so that its file is held says "
         "nothing about this defence. Only an attacker who knows it puts it to the test, or a "
         "stronger attack.",

@@ -74,7 +74,7 @@ class Side:
             spent, png = first.attack.cost, first.attack.png
             self._add("transfer", how, stage.adversarial, attacked, spent, png)
             if first.verdict == self.card.verdict == "held":
-                self.card = replace(self.card, flags=(*self.card.flags, "untested"))
+                self.card = replace(self.card, flags=(*self.card.flags, "attack_failed"))
         return self.card
 
     def exhibit(self) -> Card:
@@ -141,8 +141,8 @@ class Side:
             png = stage.png(images, against | {"rung": name, "how": how})
             delivered = stage.clf.backbone.place(from_png(png))
             self._add(name, how, delivered, self._once(delivered), cost, png)
-            tested = tuple(f for f in self.card.flags if f not in ("unaware", "untested"))
-            self.card = replace(self.card, flags=tested)
+            flags = tuple(flag for flag in self.card.flags if flag != "unaware")
+            self.card = replace(self.card, flags=flags)
             yield self.card
             if request.climb and self.card.ladder[-1].verdict == "fooled":
                 break

@@ -183,12 +183,8 @@ def defences(backbone: Backbone, repeats: int = 15) -> Iterator[str]:
         method = row.build(OPEN.get(row.id, {}))
         cost = method.expected_cost(len(LABELS))
 
-        def defend(method: object = method) -> None:
-            with torch.no_grad():
-                method(clf, x, run=Run())  # type: ignore[operator]
-
         bare = partial(_bare, clf, x, cost, isinstance(method, MultiView), LIBRARY.get(row.id))
-        yield str(_against(row.title, defend, bare, repeats))
+        yield str(_against(row.title, partial(_defend, method, clf, x), bare, repeats))
     yield _published(clf, x, repeats)
     yield from _comparison(backbone, x)
 
@@ -200,16 +196,18 @@ def towers(backbone: Backbone, repeats: int = 15) -> Iterator[str]:
     for row in map(entry, usable(backbone.name, "training_time")):
         method = row.build({})
         if isinstance(method, RobustTower):
-            robust, plain = (partial(_answer, by, clf, x) for by in (method, None))
-            yield str(_against(row.title, robust, plain, repeats))
+            robust = partial(_defend, method, clf, x)
+            yield str(_against(row.title, robust, partial(_answer, clf, x), repeats))
 
 
-def _answer(by: RobustTower | None, clf: ZeroShotClassifier, x: Images) -> None:
+def _defend(method: Any, clf: ZeroShotClassifier, x: Images) -> None:
     with torch.no_grad():
-        if by:
-            by(clf, x, run=Run())
-        else:
-            clf(x)
+        method(clf, x, run=Run())
+
+
+def _answer(clf: ZeroShotClassifier, x: Images) -> None:
+    with torch.no_grad():
+        clf(x)
 
 
 def _noise(backbone: Backbone) -> Images:

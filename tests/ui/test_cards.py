@@ -135,7 +135,7 @@ def test_verdict_is_a_word_with_a_symbol(verdict, words):
 
 
 def test_a_card_gives_no_credit_for_an_attack_that_failed_on_the_model_itself():
-    card = stories.defended(flags=("unaware", "untested"))
+    card = stories.defended(flags=("unaware", "attack_failed"))
     html = cards.defence(card, ("cat", "lion", "dog"))
     assert 'aria-label="FARE: untested"' in html
     assert '<span class="chip waiting">untested</span>' in html

@@ -65,7 +65,7 @@ def test_the_last_column_is_about_who_knows_and_not_about_the_old_picture():
 
 
 def test_nothing_was_held_where_the_attack_failed_on_the_model_itself():
-    card = replace(load(RECIPES[0]).story.cards[1], verdict="held", flags=("untested",))
+    card = replace(load(RECIPES[0]).story.cards[1], verdict="held", flags=("attack_failed",))
     old, *_ = card.ladder
     known = replace(old, name="adaptive", verdict="held")
     [line] = lines(table(earlier(replace(card, ladder=(old, known)))))

@@ -235,10 +235,10 @@ def test_summary_gives_no_credit_for_an_attack_that_failed_on_the_model_itself()
     one, two = (stories.defended(id) for id in ("fare", "jpeg"))
     rung = Rung("adaptive", "", one.attacked, "held", Cost(), 4.0)
     done = [stories.undefended(verdict="held"), one, two]
-    assert "says nothing about the defences. One picture" in handlers._summary(done, knows=False)
+    assert "speaks for no defence. One picture" in handlers._summary(done, knows=False)
     done[1] = replace(one, ladder=(replace(rung, name="transfer"), rung))
     said = handlers._summary(done, knows=True)
-    assert "says nothing about the defences; 2 of 2 held against one who knows them" in said
+    assert "speaks for no defence; 2 of 2 held against one who knows them" in said
 
 
 def test_an_attack_without_a_ball_says_why_nobody_climbed(site, form):

@@ -44,7 +44,7 @@ class Entry:
         status: "faithful", "simplified" or "weights needed".
         remark: what is simplified, which weights are missing, or what else differs (the class
             docstring says all of it); "" only for a faithful row.
-        flags: ids of the warnings its card always carries (see `FLAGS`).
+        flags: ids of the warnings its card starts with (see `FLAGS`).
         implementation: "module:Class" below the package.
         published: numbers of others; () where none was found together with its source.
     """

@@ -152,7 +152,7 @@ def header(method: str, chip: str) -> str:
 
 def _overall(card: Card) -> Verdict | Literal["untested"] | None:
     """The verdict of the chip: nothing was held where nobody who was tried could do harm."""
-    return "untested" if "untested" in card.flags and len(card.ladder) < 2 else card.overall
+    return "untested" if "attack_failed" in card.flags and len(card.ladder) < 2 else card.overall
 
 
 def _chip(card: Card, words: Words) -> str:

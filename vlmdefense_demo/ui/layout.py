@@ -44,6 +44,7 @@ from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.languages import switch
 from vlmdefense_demo.ui.photo import photo_input
 from vlmdefense_demo.ui.pipeline import SLOT, panel
+from vlmdefense_demo.ui.scripts import NAMED
 from vlmdefense_demo.ui.story import told
 from vlmdefense_demo.ui.survey import survey_tab
 from vlmdefense_demo.ui.words import Words, said, tell
@@ -82,7 +83,7 @@ def build(site: Site) -> gr.Blocks:
         _tabs(page, first)
         sharing.connect(demo, page, site, first.get("picture"))
         events.connect(page, site)
-        demo.load(None, js=events.NAMED, api_visibility="private")
+        demo.load(None, js=NAMED, api_visibility="private")
         ready.connect(demo, page, site)
         bench.connect(page, site)
         loading.connect(demo, page, site)

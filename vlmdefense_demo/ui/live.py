@@ -52,7 +52,7 @@ def again(
     skip = gr.skip()
     if earlier is None or earlier.story or earlier.sheet.left:
         # The card of a story stays as it is, and stale, until it is run.
-        waits = earlier is not None and earlier.story
+        waits = bool(earlier and earlier.story)
         yield skip, skip, status(tell("status.set", title=entry(id).title), pending=waits), skip
         return
     moved = dict(_moved(earlier.newest().request.defenses, id, values))

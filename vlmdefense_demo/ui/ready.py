@@ -13,11 +13,12 @@ from vlmdefense_demo.stories.facts import Facts
 from vlmdefense_demo.stories.recipes import MODEL
 from vlmdefense_demo.ui import cards as html
 from vlmdefense_demo.ui import compare, curves, handlers, pictures, telling
-from vlmdefense_demo.ui.events import SETTLE, Controls
+from vlmdefense_demo.ui.events import Controls
 from vlmdefense_demo.ui.handlers import Earlier, Site, Update
 from vlmdefense_demo.ui.lecture import lecture, shipped
 from vlmdefense_demo.ui.pipeline import SLOT
 from vlmdefense_demo.ui.recipe import checked
+from vlmdefense_demo.ui.scripts import SETTLE
 from vlmdefense_demo.ui.sharing import Learned, restored, settings
 from vlmdefense_demo.ui.story import told
 from vlmdefense_demo.ui.words import language_of, spoken, tell

@@ -208,7 +208,7 @@ WORDS = {
     "done": "Done.",
     "done.nothing": "Done: every defence is wrong on the clean picture already. No attack was needed.",
     "done.held": "Done: {held} of {judged} defences held against an attacker who does not know them",
-    "done.untested": "Done: the attack failed on the undefended model too, so its file says nothing about the defences",
+    "done.untested": "Done: the attack failed on the undefended model too, so to hold its file speaks for no defence",
     "done.untested.aware": "; {held} of {judged} held against one who knows them",
     "done.aware": ", {held} against one who does",
     "done.no_ball": ". One who knows them is tried in L∞ and L2 balls only, and this attack has none",
