@@ -134,6 +134,7 @@ def test_no_story_has_to_be_scrolled_in_another_language(visit, code):
 
 def test_bars_are_all_there_is_and_stay_in_their_column_on_a_phone(visit):
     page = visit("?view=lecture", viewport={"width": 390, "height": 844})
+    page.tab.wait_for_function(OPEN)
     bars = page.script(f"({INSIDE})()")
     assert len(bars) == 2 * len(RECIPES)
     for over, together in bars:
