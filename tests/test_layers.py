@@ -42,7 +42,6 @@ LAYERS = (
         "export",
         "figures",
         "mirror",
-        "published",
         "repeat",
         "report",
         "speed",

@@ -10,19 +10,10 @@ from vlmdefense_demo.__main__ import main
 from vlmdefense_demo.benchmark.remember import Remembering
 from vlmdefense_demo.benchmark.throughput import listening, throughput
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
-from vlmdefense_demo.speed import (
-    ATTACKS,
-    LABELS,
-    Clock,
-    Ratio,
-    Share,
-    Spent,
-    TimedModel,
-    TimedTower,
-    attacks,
-    defences,
-    towers,
-)
+from vlmdefense_demo.speed import attacks, defences, towers
+from vlmdefense_demo.speed.clock import LABELS, Clock, TimedModel, TimedTower
+from vlmdefense_demo.speed.pairs import Ratio
+from vlmdefense_demo.speed.shares import ATTACKS, Share, Spent
 from vlmdefense_demo.survey import methods, usable
 
 SHARE = re.compile(r"outside the tower \d+\.\d%, the model \d+\.\d%; 8 at once \d+\.\d%, \d+\.\d%$")
@@ -98,7 +89,7 @@ def test_the_clocks_see_what_is_inside_their_doors_and_only_that(backbone, monke
     size = backbone.preprocess.size
     x = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     ticks = iter(range(100))
-    monkeypatch.setattr("vlmdefense_demo.speed._now", lambda: float(next(ticks)))
+    monkeypatch.setattr("vlmdefense_demo.speed.clock.now", lambda: float(next(ticks)))
     tower, model = Clock(), Clock()
     clf, plain = (
         TimedModel(TimedTower(backbone, tower), model),

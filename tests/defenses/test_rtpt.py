@@ -16,7 +16,7 @@ from vlmdefense_demo.defenses.test_time.tuning import WEIGHT_DECAY
 from vlmdefense_demo.defenses.views import random_views
 from vlmdefense_demo.errors import InvalidLabels
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
-from vlmdefense_demo.published import rtpt_as_published
+from vlmdefense_demo.speed.published import rtpt_as_published
 
 
 def unit(n, d=16, seed=0):
