@@ -22,10 +22,11 @@ from starlette.middleware import Middleware
 from vlmdefense_demo import __version__
 from vlmdefense_demo.models.catalog import ASSETS, LOCAL, MODELS
 from vlmdefense_demo.ui.guard import Guard
-from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.languages import Languages
-from vlmdefense_demo.ui.layout import build, theme
+from vlmdefense_demo.ui.layout import build
 from vlmdefense_demo.ui.lecture import STYLE, head
+from vlmdefense_demo.ui.site import Site
+from vlmdefense_demo.ui.theme import theme
 
 
 def launch_options(lecture: bool = False, page: gr.Blocks | None = None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from vlmdefense_demo.models.catalog import load_model
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.ui.examples import examples
 from vlmdefense_demo.ui.form import Form
-from vlmdefense_demo.ui.handlers import Site
+from vlmdefense_demo.ui.site import Site
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from vlmdefense_demo.stories.facts import load, percent
 from vlmdefense_demo.stories.recipes import RECIPES
 from vlmdefense_demo.types import Rung
 from vlmdefense_demo.ui.compare import table
-from vlmdefense_demo.ui.handlers import Earlier
+from vlmdefense_demo.ui.earlier import Earlier
 from vlmdefense_demo.ui.words import LANGUAGES
 
 EVERY = pytest.mark.parametrize("words", LANGUAGES.values(), ids=LANGUAGES)

@@ -19,6 +19,7 @@ from vlmdefense_demo.survey import methods
 from vlmdefense_demo.types import Cost
 from vlmdefense_demo.ui import detectors, gauges, handlers
 from vlmdefense_demo.ui.detectors import card, readings, watch
+from vlmdefense_demo.ui.earlier import leave
 
 IDS = list(methods("detector"))
 CHIP = re.compile(r'chip (\w+)">. ([a-z ]+)<')
@@ -141,7 +142,7 @@ def test_before_the_first_run_there_is_nothing_to_read(site):
 def test_numbers_of_pictures_that_are_no_longer_shown_are_kept_back(site, earlier):
     reading = watch(site, earlier, "me")
     next(reading)
-    handlers.leave(earlier)
+    leave(earlier)
     [(html, stop)] = reading
     assert html == gr.skip()
     assert stop.interactive is False

@@ -20,8 +20,9 @@ from vlmdefense_demo.types import Cost, Rung
 from vlmdefense_demo.ui import handlers
 from vlmdefense_demo.ui.controls import collect, widgets
 from vlmdefense_demo.ui.form import prepare
-from vlmdefense_demo.ui.handlers import DEFENSES, OUTPUTS, Site, as_outputs
+from vlmdefense_demo.ui.handlers import DEFENSES, OUTPUTS, as_outputs
 from vlmdefense_demo.ui.layout import build
+from vlmdefense_demo.ui.site import Site
 from vlmdefense_demo.ui.worker import COMPUTE
 
 PNG = gr.Image, gr.Gallery, gr.ImageSlider

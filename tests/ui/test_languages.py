@@ -14,9 +14,10 @@ import pytest
 from vlmdefense_demo.spec import fields
 from vlmdefense_demo.survey import first, methods
 from vlmdefense_demo.ui import handlers
-from vlmdefense_demo.ui.handlers import OUTPUTS, Site, as_outputs
+from vlmdefense_demo.ui.handlers import OUTPUTS, as_outputs
 from vlmdefense_demo.ui.languages import CONFIG, Languages, speak
 from vlmdefense_demo.ui.layout import build
+from vlmdefense_demo.ui.site import Site
 from vlmdefense_demo.ui.words import ENGLISH, LANGUAGES, language_of
 
 GERMAN, CHINESE = LANGUAGES["de"], LANGUAGES["zh"]

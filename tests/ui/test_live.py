@@ -14,8 +14,8 @@ from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.survey import methods, unavailable, usable
 from vlmdefense_demo.types import Note
 from vlmdefense_demo.ui import cards, curves, figures, handlers
-from vlmdefense_demo.ui.events import regroup, tick
 from vlmdefense_demo.ui.live import again
+from vlmdefense_demo.ui.page import regroup, tick
 
 
 @pytest.fixture

@@ -11,8 +11,10 @@ import pytest
 from vlmdefense_demo.errors import MissingWeights
 from vlmdefense_demo.ui import gpu, handlers, jobs
 from vlmdefense_demo.ui.api import Calls
-from vlmdefense_demo.ui.handlers import Site
+from vlmdefense_demo.ui.first import first_paint
+from vlmdefense_demo.ui.layout import build
 from vlmdefense_demo.ui.loading import again, first
+from vlmdefense_demo.ui.site import Site
 
 
 @pytest.fixture
@@ -88,3 +90,10 @@ def test_on_zerogpu_only_what_was_loaded_before_is_offered(site, monkeypatch):
     monkeypatch.setattr(gpu, "ZERO", True)
     monkeypatch.setenv(gpu.OFFERED, "ViT-B-32")
     assert site.models() == ("pocket", "ViT-B-32")
+
+
+def test_a_page_whose_first_story_is_damaged_opens_with_its_controls(monkeypatch, tmp_path):
+    monkeypatch.setattr("vlmdefense_demo.ui.first.STORY", tmp_path / "gone")
+    site = Site("cpu")
+    assert set(first_paint(site)) >= {"labels", "attack", "eps", "steps", "seed"}
+    assert isinstance(build(site), gr.Blocks)

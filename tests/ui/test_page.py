@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.ui import stories
 from vlmdefense_demo.survey import entry, first
-from vlmdefense_demo.ui.layout import STORY
+from vlmdefense_demo.ui.first import STORY
 from vlmdefense_demo.ui.words import ENGLISH
 
 pytestmark = pytest.mark.browser

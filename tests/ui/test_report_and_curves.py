@@ -15,8 +15,8 @@ import pytest
 from tests.ui import stories
 from vlmdefense_demo.export import read_story
 from vlmdefense_demo.ui import curves, live, report
-from vlmdefense_demo.ui.handlers import Earlier
-from vlmdefense_demo.ui.layout import STORY
+from vlmdefense_demo.ui.earlier import Earlier
+from vlmdefense_demo.ui.first import STORY
 from vlmdefense_demo.ui.story import told
 
 

@@ -17,7 +17,8 @@ from vlmdefense_demo.ui.examples import examples
 from vlmdefense_demo.ui.lecture import shipped
 from vlmdefense_demo.ui.link import OWN
 from vlmdefense_demo.ui.recipe import checked
-from vlmdefense_demo.ui.sharing import Shelf, make_link
+from vlmdefense_demo.ui.sharing import make_link
+from vlmdefense_demo.ui.shelf import Shelf
 
 CAT, LION = 0, 1
 TICKED = "[...document.querySelectorAll('[id^=choose-] input:checked')].map(i => i.name)"

@@ -31,9 +31,9 @@ from vlmdefense_demo.survey import SURVEY, usable
 from vlmdefense_demo.types import Card
 from vlmdefense_demo.ui import jobs
 from vlmdefense_demo.ui.cards import ranked
-from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.jobs import Place
 from vlmdefense_demo.ui.photo import photo_input
+from vlmdefense_demo.ui.site import Site
 from vlmdefense_demo.ui.wire import read_request
 from vlmdefense_demo.ui.worker import COMPUTE
 

@@ -25,9 +25,9 @@ from vlmdefense_demo.ladder import INTERACTIVE
 from vlmdefense_demo.run import Progress
 from vlmdefense_demo.spec import shown
 from vlmdefense_demo.ui import results
-from vlmdefense_demo.ui.events import Controls
-from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.jobs import MANY, Place
+from vlmdefense_demo.ui.page import Controls
+from vlmdefense_demo.ui.site import Site
 from vlmdefense_demo.ui.telling import status
 from vlmdefense_demo.ui.words import language_of, refused, said, spoken, tell
 from vlmdefense_demo.ui.worker import COMPUTE, Step

@@ -20,8 +20,8 @@ from vlmdefense_demo.training.classroom import TITLES, Homework, teach
 from vlmdefense_demo.training.photos import random_crop
 from vlmdefense_demo.ui import figures
 from vlmdefense_demo.ui.examples import examples
-from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.jobs import MANY, Place
+from vlmdefense_demo.ui.site import Site
 from vlmdefense_demo.ui.telling import status
 from vlmdefense_demo.ui.words import Said, refused, said, tell
 from vlmdefense_demo.ui.worker import Step

@@ -11,7 +11,7 @@ import gradio as gr
 from vlmdefense_demo.stories.facts import percent
 from vlmdefense_demo.types import Card, Prediction
 from vlmdefense_demo.ui import cards as html
-from vlmdefense_demo.ui.handlers import Earlier
+from vlmdefense_demo.ui.earlier import Earlier
 from vlmdefense_demo.ui.words import Said, Words, language_of, said, spoken
 
 COLUMNS = ("clean", "attacked", "compare.unaware", "compare.aware", "compare.time", "bench.passes")

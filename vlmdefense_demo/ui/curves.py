@@ -19,8 +19,9 @@ from vlmdefense_demo.request import Request
 from vlmdefense_demo.run import Progress
 from vlmdefense_demo.types import Card
 from vlmdefense_demo.ui import jobs
-from vlmdefense_demo.ui.handlers import Earlier, Site
+from vlmdefense_demo.ui.earlier import Earlier
 from vlmdefense_demo.ui.jobs import Place
+from vlmdefense_demo.ui.site import Site
 from vlmdefense_demo.ui.telling import status
 from vlmdefense_demo.ui.words import Said, Words, joined, language_of, refused, said, spoken, tell
 from vlmdefense_demo.ui.worker import COMPUTE, Step

@@ -24,8 +24,9 @@ from vlmdefense_demo.survey import detector, entry, methods
 from vlmdefense_demo.types import Card, Note
 from vlmdefense_demo.ui import gauges
 from vlmdefense_demo.ui.cards import cost_line, header, waiting_chip
-from vlmdefense_demo.ui.handlers import Earlier, Site
+from vlmdefense_demo.ui.earlier import Earlier
 from vlmdefense_demo.ui.jobs import Place
+from vlmdefense_demo.ui.site import Site
 from vlmdefense_demo.ui.telling import status, unread
 from vlmdefense_demo.ui.words import ENGLISH, Words, joined, refused, said, tell
 from vlmdefense_demo.ui.worker import Step

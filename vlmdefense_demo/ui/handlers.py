@@ -6,27 +6,26 @@ They say everything as `Said`, in every language; who asked in which is known wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import gradio as gr
 
-from vlmdefense_demo.curves import Curve
 from vlmdefense_demo.errors import Cancelled, DemoError
-from vlmdefense_demo.models.catalog import MODELS, pick_device
+from vlmdefense_demo.models.catalog import pick_device
 from vlmdefense_demo.request import AWARE, Request
 from vlmdefense_demo.survey import SURVEY, entry, methods
 from vlmdefense_demo.types import Card
 from vlmdefense_demo.ui import cards as html
-from vlmdefense_demo.ui import gpu, pictures
-from vlmdefense_demo.ui.files import Outbox
+from vlmdefense_demo.ui import pictures
+from vlmdefense_demo.ui.earlier import Earlier, Sheet, leave
 from vlmdefense_demo.ui.form import Comparison, Form
-from vlmdefense_demo.ui.jobs import Loading, Place
+from vlmdefense_demo.ui.jobs import Loading
 from vlmdefense_demo.ui.pipeline import SLOT, slot
+from vlmdefense_demo.ui.site import Site
 from vlmdefense_demo.ui.telling import defence, placeholder, status, undefended, unread, verdict
 from vlmdefense_demo.ui.words import ENGLISH, Words, joined, refused, said, spoken, tell
-from vlmdefense_demo.ui.worker import Step, Worker
+from vlmdefense_demo.ui.worker import Step
 
 logger = logging.getLogger(__name__)
 DEFENSES = tuple(methods("defense"))
@@ -34,95 +33,6 @@ FIXED = ("status", "go", "stop", "verdict", *pictures.OUTPUTS, "undefended", "do
          "earlier", "detect", "readings", "story")  # fmt: skip
 OUTPUTS = (*FIXED, *DEFENSES, SLOT)
 Update = dict[str, Any]
-Health = Literal["ready", "loading", "failed"]
-
-
-@dataclass
-class Site:
-    """What all handlers share: the compute thread, the outbox, the device."""
-
-    device: str = "auto"
-    model: str = "pocket"
-    worker: Worker = field(default_factory=Worker)
-    outbox: Outbox = field(default_factory=Outbox)
-    trouble: str = ""
-
-    def at(self, model: str) -> Place:
-        """A model on this site's device."""
-        return Place(model, self.device)
-
-    def models(self) -> tuple[str, ...]:
-        """What may be chosen: a fork forgets what it loads, so there only what is loaded before it."""
-        if gpu.ZERO:
-            return gpu.offered(self.model)
-        return tuple(dict.fromkeys((*MODELS, self.model)))
-
-    def load(self) -> None:
-        """Load the page's own model; a failure is kept as a sentence and raised by no one."""
-        try:
-            self.worker.collect(Loading(self.at(self.model)))
-        except DemoError as error:
-            self.trouble = str(error)
-            logger.warning("%s", error)
-
-    def health(self) -> Health:
-        """Whether the page's own model can be used now; asks for no place in the line."""
-        if self.at(self.model).ready:
-            return "ready"
-        return "failed" if self.trouble else "loading"
-
-    def waiting(self) -> str:
-        """What a run waits for that has not begun."""
-        if self.health() == "loading":
-            return tell("status.early", name=self.model)
-        return tell("status.waiting")
-
-
-@dataclass
-class Sheet:
-    """What events have added to a run, whichever ends first; all that is held of the run shares it.
-
-    An event reads what the page shows when it begins, and others may end before it does.
-
-    Args:
-        cards: of the run itself, once it is over.
-        moved: newer ones, by method, and the settings they were made with.
-        curves: what was drawn of it since.
-        left: the page shows another run by now.
-    """
-
-    cards: tuple[Card, ...] = ()
-    moved: dict[str, Card] = field(default_factory=dict)
-    settings: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    curves: tuple[Curve, ...] = ()
-    left: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Earlier:
-    """What the page shows: the request of the last run, its model, and its undefended card.
-
-    Args:
-        cards: the newest of each method, undefended first, once the run is over.
-        curves: what was drawn of it since.
-        story: read from files and not run here; moved settings wait for a run.
-    """
-
-    request: Request
-    model: str
-    card: Card
-    cards: tuple[Card, ...] = ()
-    curves: tuple[Curve, ...] = ()
-    story: bool = False
-    sheet: Sheet = field(default_factory=Sheet)
-
-    def newest(self) -> Earlier:
-        """The same with all that was added since it was read."""
-        sheet = self.sheet
-        cards = {card.method: card for card in sheet.cards or self.cards}
-        cards |= sheet.moved if cards else {}
-        request = replace(self.request, defenses={**self.request.defenses, **sheet.settings})
-        return replace(self, request=request, cards=tuple(cards.values()), curves=sheet.curves)
 
 
 def run(site: Site, form: Form, session: str, before: Earlier | None = None) -> Iterator[Update]:
@@ -159,12 +69,6 @@ def run(site: Site, form: Form, session: str, before: Earlier | None = None) -> 
     else:
         yield from _kept(form, done, asked, sheet)
         yield closing(form, done, "")
-
-
-def leave(before: Earlier | None) -> None:
-    """The page shows something else from now on: events that still work on this are too late."""
-    if before is not None:
-        before.sheet.left = True
 
 
 def _kept(

@@ -1,7 +1,5 @@
 """The page: image, change and verdict in one row; one strip of controls; the undefended model as
 the reference line; the three paradigms as three columns.
-
-The first paint is a finished story read from disk: no click, no model and no queue is needed.
 """
 
 from __future__ import annotations
@@ -11,13 +9,10 @@ from typing import Any
 
 import gradio as gr
 
-from vlmdefense_demo.errors import DemoError
-from vlmdefense_demo.export import Story, read_story
-from vlmdefense_demo.images import fit, from_png, read_upload
+from vlmdefense_demo.images import fit, read_upload
 from vlmdefense_demo.labels import DEFAULT_TEMPLATE
 from vlmdefense_demo.models.catalog import MODELS
 from vlmdefense_demo.request import AIMS
-from vlmdefense_demo.stories.recipes import FOLDER, RECIPES
 from vlmdefense_demo.survey import PARADIGMS, attacker, methods, unavailable
 from vlmdefense_demo.survey import first as ticked_first
 from vlmdefense_demo.types import Paradigm
@@ -38,23 +33,21 @@ from vlmdefense_demo.ui import cards as html
 from vlmdefense_demo.ui import detectors as watching
 from vlmdefense_demo.ui.classroom import desk
 from vlmdefense_demo.ui.controls import widgets
-from vlmdefense_demo.ui.events import EPS, Controls, choices
-from vlmdefense_demo.ui.examples import PRESETS, examples, preset_of
-from vlmdefense_demo.ui.handlers import Site
+from vlmdefense_demo.ui.examples import PRESETS, examples
+from vlmdefense_demo.ui.first import first_paint
 from vlmdefense_demo.ui.languages import switch
+from vlmdefense_demo.ui.page import EPS, Controls, choices
 from vlmdefense_demo.ui.photo import photo_input
 from vlmdefense_demo.ui.pipeline import SLOT, panel
 from vlmdefense_demo.ui.scripts import NAMED
-from vlmdefense_demo.ui.story import told
+from vlmdefense_demo.ui.site import Site
 from vlmdefense_demo.ui.survey import survey_tab
 from vlmdefense_demo.ui.words import Words, said, tell
-
-STORY = FOLDER / RECIPES[0].slug
 
 
 def build(site: Site) -> gr.Blocks:
     """The whole app, events and endpoints included."""
-    first = _first_paint(site, _story())
+    first = first_paint(site)
     with gr.Blocks(title=tell("title"), fill_width=True, delete_cache=(900, 3600)) as demo:
         page = Controls()
         with gr.Row(elem_id="top", equal_height=False):
@@ -264,63 +257,3 @@ def _paradigm(page: Controls, site: Site, paradigm: Paradigm, first: dict[str, A
 
 def _models(site: Site) -> list[tuple[str, str]]:
     return [(MODELS[name].title if name in MODELS else name, name) for name in site.models()]
-
-
-def _story() -> Story | None:
-    try:
-        return read_story(STORY)
-    except DemoError:
-        return None
-
-
-def _first_paint(site: Site, story: Story | None) -> dict[str, Any]:
-    """The values every output and control starts with; without a story only the controls."""
-    preset, labels = next(iter(PRESETS.items()))
-    controls = {"preset": preset, "labels": labels, "attack": "pgd", "eps": 4, "steps": 10,
-                "seed": 0, "knows": False}  # fmt: skip
-    if story is None:
-        return controls
-    card, *rest = story.cards
-    order = html.class_order(card)
-    assert card.attack is not None
-    clean = from_png(story.clean)
-    first = pictures.made(site.outbox, clean, card.attack)
-    first |= {"look_caption": ""} | pictures.looked(clean, card.attack, card.notes)
-    labels = tuple(story.about["labels"])
-    controls |= {"labels": labels, "attack": card.attack.method, "seed": story.about["seed"]}
-    controls["preset"] = preset_of(labels)
-    controls["knows"] = any(len(c.ladder) > 1 for c in rest)
-    controls |= {k: v for k, v in card.attack.params.items() if k in ("eps", "steps")}
-    return (
-        controls
-        | first
-        | {c.method: telling.defence(c, order) for c in rest}
-        | {
-            "undefended": telling.undefended(card, order),
-            "verdict": telling.verdict(card, story.about["badge"]),
-            "picture": first["pair"][0],
-            "earlier": told(story),
-        }
-    )
-
-
-def theme() -> gr.themes.Base:
-    """The one Gradio theme with AA contrast in both modes, in system fonts that need no network."""
-    return gr.themes.Monochrome(
-        font=["system-ui", "sans-serif"],
-        font_mono=["ui-monospace", "monospace"],
-        radius_size=gr.themes.sizes.radius_md,
-    ).set(
-        layout_gap="16px",
-        # The theme greys a button under the pointer until it can hardly be read.
-        button_secondary_text_color_hover="*button_secondary_text_color",
-        button_secondary_text_color_hover_dark="*button_secondary_text_color",
-        # In the dark it makes what is chosen, and the one button to press, as grey as all others.
-        button_primary_background_fill_dark="*neutral_100",
-        button_primary_background_fill_hover_dark="*neutral_300",
-        button_primary_border_color_dark="*neutral_100",
-        button_primary_border_color_hover_dark="*neutral_300",
-        button_primary_text_color_dark="*neutral_950",
-        checkbox_label_background_fill_selected_dark="*button_primary_background_fill",
-        checkbox_label_text_color_selected_dark="*button_primary_text_color",
-    )

@@ -17,9 +17,10 @@ from vlmdefense_demo.survey import entry
 from vlmdefense_demo.types import Card
 from vlmdefense_demo.ui import cards as html
 from vlmdefense_demo.ui import jobs
-from vlmdefense_demo.ui.handlers import Earlier, Site
+from vlmdefense_demo.ui.earlier import Earlier
 from vlmdefense_demo.ui.jobs import Place
 from vlmdefense_demo.ui.pipeline import SLOT, slot
+from vlmdefense_demo.ui.site import Site
 from vlmdefense_demo.ui.telling import defence, placeholder, status
 from vlmdefense_demo.ui.words import joined, refused, said, tell
 

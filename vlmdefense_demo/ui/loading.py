@@ -6,8 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from vlmdefense_demo.ui.events import Controls
-from vlmdefense_demo.ui.handlers import Site
+from vlmdefense_demo.ui.page import Controls
+from vlmdefense_demo.ui.site import Site
 from vlmdefense_demo.ui.telling import status
 from vlmdefense_demo.ui.words import language_of, spoken, tell
 

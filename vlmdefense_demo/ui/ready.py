@@ -13,13 +13,15 @@ from vlmdefense_demo.stories.facts import Facts
 from vlmdefense_demo.stories.recipes import MODEL
 from vlmdefense_demo.ui import cards as html
 from vlmdefense_demo.ui import compare, curves, handlers, pictures, telling
-from vlmdefense_demo.ui.events import Controls
-from vlmdefense_demo.ui.handlers import Earlier, Site, Update
+from vlmdefense_demo.ui.earlier import Earlier, leave
+from vlmdefense_demo.ui.handlers import Update
 from vlmdefense_demo.ui.lecture import lecture, shipped
+from vlmdefense_demo.ui.page import Controls
 from vlmdefense_demo.ui.pipeline import SLOT
 from vlmdefense_demo.ui.recipe import checked
 from vlmdefense_demo.ui.scripts import SETTLE
 from vlmdefense_demo.ui.sharing import Learned, restored, settings
+from vlmdefense_demo.ui.site import Site
 from vlmdefense_demo.ui.story import told
 from vlmdefense_demo.ui.words import language_of, spoken, tell
 
@@ -69,7 +71,7 @@ def connect(demo: gr.Blocks, page: Controls, site: Site) -> None:
     def choose(
         slug: str, before: Earlier | None, learned: Learned, request: gr.Request
     ) -> Sequence[Any]:
-        handlers.leave(before)
+        leave(before)
         facts = next(f for f in page.stories if f.recipe.slug == slug)
         words, results = language_of(request), told(facts.story)
         drawn = [compare.table(results), *curves.figures_of(results)]

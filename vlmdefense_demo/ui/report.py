@@ -9,7 +9,8 @@ import gradio as gr
 
 from vlmdefense_demo.errors import DemoError
 from vlmdefense_demo.report import report
-from vlmdefense_demo.ui.handlers import Earlier, Site
+from vlmdefense_demo.ui.earlier import Earlier
+from vlmdefense_demo.ui.site import Site
 from vlmdefense_demo.ui.telling import status
 from vlmdefense_demo.ui.words import language_of, refused, spoken, tell
 

@@ -9,27 +9,25 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from hashlib import blake2b
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from vlmdefense_demo.errors import DemoError, InvalidImage
-from vlmdefense_demo.images import fit, from_png, read_upload, to_png
 from vlmdefense_demo.models.catalog import MODELS
 from vlmdefense_demo.models.prompts import LearnedContext
 from vlmdefense_demo.survey import PARADIGMS, THEN, methods
 from vlmdefense_demo.ui import pipeline, telling
 from vlmdefense_demo.ui.controls import Key
-from vlmdefense_demo.ui.events import Controls, regroup
 from vlmdefense_demo.ui.examples import preset_of
 from vlmdefense_demo.ui.form import Form, own_prompts
-from vlmdefense_demo.ui.handlers import Site
 from vlmdefense_demo.ui.languages import SPEAK
 from vlmdefense_demo.ui.link import LANGUAGE, OWN, Link, read_link, read_query, write_link
+from vlmdefense_demo.ui.page import Controls, regroup
 from vlmdefense_demo.ui.recipe import Recipe, checked, label_list, read_recipe
+from vlmdefense_demo.ui.shelf import Shelf
+from vlmdefense_demo.ui.site import Site
 from vlmdefense_demo.ui.words import (
     ENGLISH,
     LANGUAGES,
@@ -43,7 +41,6 @@ from vlmdefense_demo.ui.words import (
 )
 
 Learned = Mapping[str, LearnedContext]
-SIDE = 224
 # The address is known to the browser only; where it may not use the clipboard, the text is marked.
 COPY = """async (query) => {
   if (!query) return query;
@@ -57,36 +54,6 @@ COPY = """async (query) => {
 }"""
 
 CLEAR = "() => ['', {__type__: 'update', visible: false}]"
-
-
-class Shelf:
-    """Tells which picture of the gallery a file is, by its content.
-
-    Args:
-        page: with its photos, and its stories, each of one of them.
-        first: path of the picture on the first paint, a photo of the gallery cut to `SIDE` or not.
-    """
-
-    def __init__(self, page: Controls, first: str | None) -> None:
-        self.paths = {photo.caption: photo.path for photo in page.photos}
-        self.captions = {_digest(p.read_bytes()): caption for caption, p in self.paths.items()}
-        self._cut = {_pixels(path): caption for caption, path in self.paths.items()}
-        for facts in page.stories:
-            self._add(to_png(from_png(facts.story.clean)))  # as choosing it writes it
-        self.first = "" if first is None else self._add(Path(first).read_bytes())
-
-    def _add(self, data: bytes) -> str:
-        """Know a photo of the gallery in another form, too; `OWN` if it is none."""
-        name = self.captions.get(_digest(data)) or self._cut.get(_pixels(data), OWN)
-        self.captions[_digest(data)] = name
-        return name
-
-    def name(self, path: str | None) -> str:
-        """Its caption, `OWN` for any other file, "" for none."""
-        try:
-            return self.captions.get(_digest(Path(path).read_bytes()), OWN) if path else ""
-        except OSError:  # deleted, as all files of the page are after a while
-            return OWN
 
 
 def toolbar(page: Controls) -> None:
@@ -308,11 +275,3 @@ def _value(given: Mapping[str, Mapping[str, Any]], both: str, key: Key) -> Any:
 
 def _of_defenses(page: Controls) -> list[Key]:
     return [key for key in page.params if key[0] in methods("defense")]
-
-
-def _digest(data: bytes) -> str:
-    return blake2b(data, digest_size=16).hexdigest()
-
-
-def _pixels(source: Path | bytes) -> str:
-    return _digest(fit(read_upload(source).image, SIDE).tobytes())

@@ -6,7 +6,7 @@ from vlmdefense_demo.errors import DemoError
 from vlmdefense_demo.export import Story
 from vlmdefense_demo.images import from_png
 from vlmdefense_demo.request import AWARE, Aim, Request
-from vlmdefense_demo.ui.handlers import Earlier
+from vlmdefense_demo.ui.earlier import Earlier
 from vlmdefense_demo.ui.recipe import label_list, read_recipe
 
 
