@@ -21,6 +21,7 @@ LAYERS = (
         "images",
         "lettering",
         "filters",
+        "twins",
         "geometry",
         "losses",
         "measure",

@@ -1,7 +1,7 @@
 """Filters of whole pictures: what controls, attacks and purifying defences share.
 
 Every function takes (B, 3, H, W) in [0, 1] and treats every picture by itself. Those of torch are
-differentiable; those that go through Pillow or scikit-image are not.
+differentiable; JPEG and non-local means have the slope of a twin, total variation has none.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from vlmdefense_demo.geometry import from_levels, in_range, to_levels
+from vlmdefense_demo import twins
+from vlmdefense_demo.geometry import differentiated, from_levels, in_range, passed_by, to_levels
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.types import Images
 
@@ -27,9 +28,10 @@ Exchange = Callable[[Tensor, Tensor], Tensor]
 
 
 def jpeg(x: Images, quality: int) -> Images:
-    """Every picture through Pillow's encoder (4:2:0) and back; not differentiable."""
+    """Every picture through Pillow's encoder (4:2:0) and back; a gradient goes through its twin."""
     rows = [_through_a_file(row.permute(1, 2, 0), quality) for row in to_levels(x).cpu()]
-    return torch.stack(rows).to(x)
+    files = torch.stack(rows).to(x)
+    return passed_by(twins.jpeg(x, quality), files) if differentiated(x) else files
 
 
 def _through_a_file(levels: Tensor, quality: int) -> Tensor:
@@ -47,9 +49,9 @@ def blur(x: Images, sigma: float) -> Images:
 
 
 def bit_depth(x: Images, bits: int) -> Images:
-    """Rounded to 2^bits levels a channel; its slope is zero almost everywhere."""
+    """Rounded to 2^bits levels a channel; not differentiable: its slope is zero almost everywhere."""
     top = 2**bits - 1
-    return (x * top).round() / top
+    return (x.detach() * top).round() / top
 
 
 def median(x: Images, size: int) -> Images:
@@ -96,7 +98,7 @@ def total_variation(x: Images, weight: float) -> Images:
 
 
 def non_local_means(x: Images, strength: float, patch: int, distance: int) -> Images:
-    """Every pixel the mean of those with similar surroundings; not differentiable.
+    """Every pixel the mean of those with similar surroundings; a gradient goes through its twin.
 
     Args:
         strength: how unlike two surroundings may be, in pixel units.
@@ -109,7 +111,10 @@ def non_local_means(x: Images, strength: float, patch: int, distance: int) -> Im
             p, patch_size=patch, patch_distance=distance, h=strength, channel_axis=2, fast_mode=True
         )
 
-    return _each(x, denoise)
+    means = _each(x, denoise)
+    if not differentiated(x):
+        return means
+    return passed_by(twins.non_local_means(x, strength, patch, distance), means)
 
 
 def _each(x: Images, denoise: Callable[[Picture], Picture]) -> Images:

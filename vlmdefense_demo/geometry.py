@@ -114,6 +114,11 @@ def in_range(x: Images) -> Images:
     return _InRange.apply(x)
 
 
+def differentiated(x: Tensor) -> bool:
+    """Whether somebody may ask for the gradient at x of what is made of it now."""
+    return x.requires_grad and torch.is_grad_enabled()
+
+
 def passed_by(x: Tensor, changed: Tensor) -> Tensor:
     """What x was changed to, with the slope of x itself (BPDA): the change counts as a constant."""
     return x + (changed - x).detach()

@@ -123,7 +123,7 @@ def test_a_hedging_step_by_hand(clf):
     torch.testing.assert_close(out.image[steep], expected[steep])
 
 
-def test_hedging_makes_the_model_less_sure_and_stays_in_its_ball(clf):
+def test_hedging_leads_away_from_the_uniform_answer_and_stays_in_its_ball(clf):
     x = tiny.images(3)
     out = Hedge(steps=10)(clf, x, run=tiny.run_for(3))
     assert (out.image - x).abs().max() <= 8 / 255 + 1e-6
@@ -137,11 +137,24 @@ def test_a_hedging_step_wider_than_its_ball_is_refused():
         Hedge(step_size=5 / 255, eps=2 / 255)
 
 
-@pytest.mark.parametrize(
-    ("size", "steps", "taken"), [(2, 20, 8), (8, 20, 5), (1, 20, 16), (1, 4, 4), (0, 20, 5)]
-)
-def test_an_attacker_takes_as_many_steps_as_cross_the_ball(clf, size, steps, taken):
-    target = Hedge(steps=steps, step_size=size / 255).surrogate(clf, tiny.run_for(1))
+def test_who_knows_the_hedge_attacks_the_answer_to_fresh_starts_in_one_forward(clf):
+    x = tiny.images(1)
+    run = tiny.run_for(1)
+    target = Hedge().surrogate(clf, run)
     with clf.meter.stage() as cost:
-        target(tiny.images(1))
-    assert (cost.image_forward, cost.image_backward) == (taken + 1, taken)
+        first, second = target(x), target(x)
+    assert (cost.image_forward, cost.image_backward) == (2, 0)
+    for answer, draw in ((first, "draw0"), (second, "draw1")):
+        noise = run.child(draw).child("start").uniform(x, -8 / 255, 8 / 255)
+        torch.testing.assert_close(answer, clf((x + noise).clamp(0, 1)))
+    assert torch.equal(Hedge(steps=0).surrogate(clf, run)(x), clf(x))
+
+
+def test_on_a_sure_model_hedging_keeps_the_answer_to_its_start(clf, monkeypatch):
+    """The sum over all labels grows most where the first one is set further ahead."""
+    x = tiny.images(4)
+    monkeypatch.setattr(clf.backbone, "logit_scale", 1000.0)
+    start = clf((x + hedge_start(x, 8 / 255)).clamp(0, 1)).softmax(1)
+    assert start.amax(1).min() > 0.9
+    out = Hedge()(clf, x, run=tiny.run_for(4)).logits
+    assert torch.equal(out.argmax(1), start.argmax(1))

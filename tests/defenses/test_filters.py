@@ -13,7 +13,7 @@ from scipy import ndimage
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
 from tests import tiny
-from vlmdefense_demo import filters, heatmap
+from vlmdefense_demo import filters, heatmap, twins
 from vlmdefense_demo.defenses.training_free.filters import (
     JPEG,
     BitDepth,
@@ -120,7 +120,27 @@ def test_variation_and_similar_surroundings_are_scikit_images():
     )
 
 
-@pytest.mark.parametrize("method", [JPEG(), BitDepth(), TotalVariation(), NonLocalMeans()])
+@pytest.mark.parametrize(
+    ("method", "twin"),
+    [
+        (JPEG(), lambda x: twins.jpeg(x, 75)),
+        (NonLocalMeans(), lambda x: twins.non_local_means(x, 4 / 255, 3, 5)),
+    ],
+)
+def test_the_slope_of_a_filter_with_a_twin_is_the_twins_at_the_filters_picture(clf, method, twin):
+    x = tiny.images(1).requires_grad_()
+    out = method(clf, x, run=tiny.run_for(1))
+    ours = torch.autograd.grad(out.logits[0, 0], x)[0]
+    seen = method.purify(x.detach(), tiny.run_for(1)).requires_grad_()
+    value = clf(seen)[0, 0]
+    at_file = torch.autograd.grad(value, seen)[0]
+    theirs = torch.autograd.grad(twin(x), x, at_file)[0]
+    torch.testing.assert_close(out.logits[0, 0], value, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(ours, at_file, rtol=0.1)
+
+
+@pytest.mark.parametrize("method", [BitDepth(), TotalVariation()])
 def test_the_slope_goes_past_a_filter_that_has_none(clf, method):
     """BPDA: the gradient at the picture is the model's at the filtered one."""
     x = tiny.images(1).requires_grad_()

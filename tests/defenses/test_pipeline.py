@@ -277,24 +277,25 @@ def test_every_pair_is_a_row_or_has_a_reason():
 def test_the_recipe_says_what_becomes_of_the_first_ones_slope():
     ends = {
         "fare+ttc": "The gradient goes on through FARE, exactly.",
-        "jpeg+rtpt": "The gradient goes past JPEG, as if it were not there.",
+        "jpeg+rtpt": "The gradient goes through a differentiable twin of JPEG.",
+        "tv+rtpt": "The gradient goes past Total variation, as if it were not there.",
         "resize_pad+fare": "Resize and pad is drawn anew every time.",
     }
     for id, words in ends.items():
         assert entry(id).cls.recipe.endswith(words)
     natures = {id: entry(id).cls.adaptive for id in (*ends, "fare+median", "jpeg+fare")}
-    assert natures == {"fare+ttc": "bpda", "jpeg+rtpt": "eot", "resize_pad+fare": "eot",
+    assert natures == {"fare+ttc": "bpda", "jpeg+rtpt": "eot", "tv+rtpt": "eot", "resize_pad+fare": "eot",
                        "fare+median": "exact", "jpeg+fare": "bpda"}  # fmt: skip
 
 
 def test_a_filter_without_a_slope_is_passed_by_in_the_surrogate(clf):
-    """BPDA: forwards through JPEG, gradients past it, then through the second's own recipe."""
+    """BPDA: forwards through it, gradients past it, then through the second's own recipe."""
     x = tiny.images(1).requires_grad_()
-    chain = make("jpeg+csr")
-    jpeg, csr = chain.stages
+    chain = make("tv+csr")
+    tv, csr = chain.stages
     target = chain.surrogate(clf, tiny.run_for(1))
     ours = torch.autograd.grad(target(x)[0, 0], x)[0]
-    seen = jpeg.purify(x.detach(), tiny.run_for(1)).requires_grad_()
+    seen = tv.purify(x.detach(), tiny.run_for(1)).requires_grad_()
     theirs = torch.autograd.grad(csr.surrogate(clf, tiny.run_for(1))(seen)[0, 0], seen)[0]
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 

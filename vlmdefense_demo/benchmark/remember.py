@@ -13,6 +13,7 @@ import hashlib
 import torch
 from torch import Tensor
 
+from vlmdefense_demo.geometry import differentiated
 from vlmdefense_demo.models.backbone import Backbone
 from vlmdefense_demo.types import Features, Images
 
@@ -30,7 +31,7 @@ class Remembering(Backbone):
 
     def encode_image(self, x: Images) -> Features:
         """(B, 3, H, W) in [0, 1] -> (B, D) un-normalised image features."""
-        if x.requires_grad and torch.is_grad_enabled():
+        if differentiated(x):
             return super().encode_image(x)
         keys = [_digest(row) for row in x]
         new = {key: i for i, key in enumerate(keys) if key not in self._seen}

@@ -17,6 +17,7 @@ from vlmdefense_demo.benchmark.plan import UNDEFENDED, Plan, settings
 from vlmdefense_demo.benchmark.rows import Rows
 from vlmdefense_demo.benchmark.sources import BUNDLED_NAME, read_source
 from vlmdefense_demo.benchmark.tasks import tasks
+from vlmdefense_demo.geometry import differentiated
 from vlmdefense_demo.models.backbone import Backbone
 
 Call = tuple[int, bool]  # pictures, and whether their gradient was asked for
@@ -30,7 +31,7 @@ def listening(backbone: Backbone) -> Iterator[list[Call]]:
 
     def note(_: object, given: tuple[Tensor, ...]) -> None:
         [x] = given
-        calls.append((len(x), x.requires_grad and torch.is_grad_enabled()))
+        calls.append((len(x), differentiated(x)))
 
     hook = backbone._tower.register_forward_pre_hook(note)
     try:

@@ -26,6 +26,8 @@ class Defender(Parameters, ABC):
             what is won closely.
         proves: whether it states something that holds for every small change of the picture it gets.
         leads: whether another defence can go on with what it hands over: `model` and `picture`.
+        passage: what becomes of a gradient on its way back through `picture`, {} its title; "" where
+            `adaptive` says it.
     """
 
     adaptive: ClassVar[Adaptive]
@@ -36,6 +38,7 @@ class Defender(Parameters, ABC):
     on_grid: ClassVar[bool] = False
     proves: ClassVar[bool] = False
     leads: ClassVar[bool] = False
+    passage: ClassVar[str] = ""
 
     @abstractmethod
     def __call__(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> DefenseResult:

@@ -108,7 +108,7 @@ def chained(
         titles: for the recipe and the exhibits.
     """
     (_, first), (_, second) = parts
-    recipe = f"{titles[1]}: {second.recipe} {BEFORE[first.adaptive].format(titles[0])}"
+    recipe = f"{titles[1]}: {second.recipe} {(first.passage or BEFORE[first.adaptive]).format(titles[0])}"
     return make_dataclass(
         f"{first.__name__}Then{second.__name__}",
         list(_fields(parts)),

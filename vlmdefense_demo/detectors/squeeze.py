@@ -46,8 +46,8 @@ class SqueezeDetector(Detector):
     measure: ClassVar[str] = "largest shift of the answer, L1 of probabilities"
     top: ClassVar[float] = 2.0
     evasion: ClassVar[str] = (
-        "PGD that also pulls the three squeezed answers to the plain one; where a filter has no slope "
-        "the gradient goes past it (BPDA)."
+        "PGD that also pulls the three squeezed answers to the plain one; the gradient goes past the "
+        "rounding (BPDA) and through a twin of the non-local means."
     )
 
     def parts(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> Tensor:
@@ -71,9 +71,8 @@ class SqueezeDetector(Detector):
         return Cost(image_forward=4)
 
     def _squeezed(self, x: Images) -> tuple[Images, Images, Images]:
-        smooth = filters.non_local_means(x, self.strength, PATCH, REACH)
         return (
             passed_by(x, filters.bit_depth(x, self.bits)),
             filters.median(x, self.size),
-            passed_by(x, smooth),
+            filters.non_local_means(x, self.strength, PATCH, REACH),
         )

@@ -136,11 +136,12 @@ TRAINING_FREE = (
     Entry("hd", "Hedge defence", "defense", "training_free",
           "Attacking Adversarial Attacks as A Defense", "arXiv", 2021,
           "https://arxiv.org/abs/2106.04938", "own code", "faithful",
-          "The picture is pushed away from all answers alike: the wrong one should give way first.",
+          "From noise, the picture is pushed away from all answers alike: the wrong one should give "
+          "way first.",
           "(N + 1) f + N b", "defenses.training_free.descent:Hedge",
           ("unaware", "adapts", "randomised"),
           detail="Made for adversarially trained models, where small changes move the right answer "
-                 "least; a plain model promises nothing of the kind.",
+                 "least; on a plain model the steps mostly make the answer to the noise surer.",
           trains=NOTHING, paid="inference",
           remark="Steps of 2/255, as in public code that may not be the authors'."),
     Entry("aom", "AOM", "defense", "training_free",

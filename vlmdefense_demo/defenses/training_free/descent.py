@@ -1,15 +1,15 @@
 """Steps on the pixels before answering: Anti-Adversary, ET3 and the hedge defence on one engine.
 
-Training-free. The first two make the model surer of what it sees, so they only help where the attack
-barely crossed the boundary; the third makes it less sure of everything, and hopes that the wrong
-answer gives way first. Each assumes an attacker who ignores it.
+Training-free. All three make the model surer of what it sees, so the first two only help where the
+attack barely crossed the boundary, and the third where the noise it starts from has undone the attack.
+Each assumes an attacker who ignores it.
 """
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import count
 from typing import Annotated, ClassVar
 
 import torch
@@ -33,7 +33,6 @@ from vlmdefense_demo.types import (
 )
 
 TINY = 1e-12
-ATTACKED_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,8 @@ class Hedge(Descent):
     Source: Wu et al., "Attacking Adversarial Attacks as A Defense", 2021 (arXiv 2106.04938). Made
     for adversarially trained models, in which the right answer is the one that small changes move
     least; a plain model promises nothing of the kind. Steps, step and ball as in public code of it
-    (20, 0.007, 8/255). Differs: the step is a whole number of levels.
+    (20, 0.007, 8/255). Differs: the step is a whole number of levels. Where one answer is far ahead,
+    the sum grows most by setting it further ahead: what the noise makes of the picture, the steps keep.
 
     Update: d <- clip(d + a sign grad sum_c CE(x + d, c), -eps, eps), from d ~ U(-eps, eps); the sum is,
     up to a factor and a constant, the divergence of the answer from the uniform one.
@@ -174,10 +174,10 @@ class Hedge(Descent):
         8 / 255
     )
     stochastic: ClassVar[bool] = True
-    wanted: ClassVar[str] = "first answer; it walks away from all alike"
+    wanted: ClassVar[str] = "answer to the noise it starts from"
     recipe: ClassVar[str] = (
-        "Gradients averaged over fresh starts, the change of the pixels held constant; as many of its "
-        "steps as cross its ball."
+        "Gradients averaged over fresh starts, without the steps: they mostly keep what the start is "
+        "taken for."
     )
 
     def check_together(self) -> None:
@@ -197,7 +197,11 @@ class Hedge(Descent):
         return (delta - self.step_size * gradient.sign()).clamp(-self.eps, self.eps)
 
     def surrogate(self, clf: ZeroShotClassifier, run: Run) -> LogitFn:
-        """The defence, drawn anew per call, with its first steps: as many as cross its ball."""
-        across = math.ceil(2 * self.eps / self.step_size) if self.step_size else 0
-        few = replace(self, steps=min(self.steps, max(ATTACKED_STEPS, across)))
-        return Defender.surrogate(few, clf, run)
+        """The answer to a fresh start; a gradient at the end of the steps leads less far, see docs/attacks.md."""
+        calls = count()
+
+        def target(x: Images) -> Logits:
+            draw = run.child(f"draw{next(calls)}")
+            return clf(in_range(x + self.start(x, draw)) if self.steps else x)
+
+        return target

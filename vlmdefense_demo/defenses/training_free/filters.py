@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from vlmdefense_demo import filters
-from vlmdefense_demo.defenses.training_free.purifier import THROUGH, Purifier
+from vlmdefense_demo.defenses.training_free.purifier import BY_TWIN, THROUGH, TWIN, Purifier
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
 from vlmdefense_demo.types import Adaptive, Images
@@ -26,6 +26,8 @@ class JPEG(Purifier):
     """
 
     quality: Annotated[int, Range(10, 100, 5), "of the file; 100 leaves the picture alone"] = 75
+    recipe: ClassVar[str] = TWIN
+    passage: ClassVar[str] = BY_TWIN
 
     def purify(self, x: Images, run: Run) -> Images:
         """(B, 3, H, W) -> what is left in the file."""
@@ -112,6 +114,8 @@ class NonLocalMeans(Purifier):
     ] = 4 / 255
     patch: Annotated[int, Range(3, 7, 2), "side of the surroundings"] = 3
     distance: Annotated[int, Range(3, 11, 1), "how far similar ones may be"] = 5
+    recipe: ClassVar[str] = TWIN
+    passage: ClassVar[str] = BY_TWIN
 
     def purify(self, x: Images, run: Run) -> Images:
         """(B, 3, H, W) -> the denoised pictures."""

@@ -158,8 +158,8 @@ class DBD(MultiView):
     threshold: Annotated[float, Range(0, 1, 0.01), "attacked above this agreement"] = 0.8
     past: Annotated[float, Range(0, 4, 0.1), "factor for attacked pictures; 1 is the mean"] = 2.5
     recipe: ClassVar[str] = (
-        "Gradients averaged over fresh crops and noises, through the active branch; JPEG and rounding "
-        "are passed as if they were not there."
+        "Gradients averaged over fresh crops and noises, through the active branch; JPEG has the slope "
+        "of a smooth twin, rounding is passed as if it were not there."
     )
 
     def draw(self, clf: ZeroShotClassifier, x: Images, run: Run) -> Images:
@@ -167,7 +167,7 @@ class DBD(MultiView):
         crops = random_views(x, self.views + 1, run.child("views"), LARGE)
         crops = crops.unflatten(0, (len(x), -1))
         copies = [passed_by(x, c) for c in _rounded(x.detach())]
-        copies += [passed_by(x, filters.jpeg(x.detach(), q)) for q in QUALITIES]
+        copies += [filters.jpeg(x, q) for q in QUALITIES]
         copies += [in_range(x + NOISE * run.child(f"noise{i}").normal(x)) for i in range(NOISES)]
         mean = F.avg_pool2d(F.pad(x, (KERNEL // 2,) * 4, mode="reflect"), KERNEL, 1)
         soft = in_range(gaussian_blur(x, [KERNEL, KERNEL], [SIGMA, SIGMA]))

@@ -8,13 +8,15 @@ from typing import ClassVar
 from PIL import Image
 
 from vlmdefense_demo.defenses.base import Defender
-from vlmdefense_demo.geometry import passed_by
+from vlmdefense_demo.geometry import differentiated, passed_by
 from vlmdefense_demo.images import embedded, to_array
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.types import Adaptive, Cost, DefenseResult, Images, Note
 
 GAIN = 4
+TWIN = "APGD with two losses; forwards go through the filter, gradients through a differentiable twin of it."
+BY_TWIN = "The gradient goes through a differentiable twin of {}."
 THROUGH = "APGD with two losses through the filter; its gradient is exact."
 PAST = "APGD with two losses; forwards go through the filter, gradients past it, as if it were not there."
 
@@ -22,8 +24,8 @@ PAST = "APGD with two losses; forwards go through the filter, gradients past it,
 class Purifier(Defender):
     """One forward of the filtered picture; a subclass says how it is filtered.
 
-    With `adaptive = "bpda"` the gradient of the filter counts as that of the identity (Athalye et
-    al., ICML 2018), because its own is zero almost everywhere or not known.
+    The gradient of a filter whose own is zero almost everywhere or not known is that of the identity
+    (Athalye et al., ICML 2018), unless `purify` has a better one.
     """
 
     adaptive: ClassVar[Adaptive] = "bpda"
@@ -33,7 +35,7 @@ class Purifier(Defender):
 
     @abstractmethod
     def purify(self, x: Images, run: Run) -> Images:
-        """(B, 3, H, W) -> the filtered pictures; at strength 0 the very same tensor."""
+        """(B, 3, H, W) -> the filtered pictures, with a slope if there is one; at strength 0 the very same tensor."""
 
     def __call__(self, clf: ZeroShotClassifier, x: Images, *, run: Run) -> DefenseResult:
         """(B, 3, H, W) -> logits of the filtered pictures."""
@@ -44,7 +46,7 @@ class Purifier(Defender):
     def picture(self, x: Images, run: Run) -> Images:
         """(B, 3, H, W) -> the filtered pictures, with the slope an attacker is given."""
         image = self.purify(x, run)
-        return image if self.adaptive != "bpda" or image is x else passed_by(x, image)
+        return passed_by(x, image) if differentiated(x) and not image.requires_grad else image
 
     def expected_cost(self, n_labels: int) -> Cost:
         """One forward; the filter itself asks no tower."""
