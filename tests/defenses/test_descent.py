@@ -158,3 +158,12 @@ def test_on_a_sure_model_hedging_keeps_the_answer_to_its_start(clf, monkeypatch)
     assert start.amax(1).min() > 0.9
     out = Hedge()(clf, x, run=tiny.run_for(4)).logits
     assert torch.equal(out.argmax(1), start.argmax(1))
+
+
+@pytest.mark.parametrize("method", METHODS[:2])
+def test_who_knows_the_steps_goes_down_the_undefended_slope_judged_by_their_answer(clf, method):
+    x = tiny.images(2).requires_grad_()
+    seen = method().surrogate(clf, tiny.run_for(2))(x)
+    torch.testing.assert_close(seen, method()(clf, x, run=tiny.run_for(2)).logits)
+    ours = torch.autograd.grad(seen[:, 0].sum(), x)[0]
+    torch.testing.assert_close(ours, torch.autograd.grad(clf(x)[:, 0].sum(), x)[0])

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmdefense_demo.defenses.base import Defender
-from vlmdefense_demo.geometry import check_step_size, in_range, l2_length
+from vlmdefense_demo.geometry import check_step_size, in_range, l2_length, passed_by
 from vlmdefense_demo.models.classifier import ZeroShotClassifier
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.spec import Range
@@ -44,8 +44,8 @@ class Descent(Defender):
     stochastic: ClassVar[bool] = False
     wanted: ClassVar[str] = "first answer, which it walks towards"
     recipe: ClassVar[str] = (
-        "APGD with two losses, with the change of the pixels held constant: it follows the attack "
-        "wherever it goes."
+        "APGD with two losses down the undefended model's slope, judged by the defence's own answer: its "
+        "steps follow the attack wherever it goes."
     )
 
     def start(self, x: Images, run: Run) -> Tensor:
@@ -70,6 +70,16 @@ class Descent(Defender):
     def expected_cost(self, n_labels: int) -> Cost:
         """A forward and a backward a step, and the answer."""
         return Cost(image_forward=self.steps + 1, image_backward=self.steps)
+
+    def surrogate(self, clf: ZeroShotClassifier, run: Run) -> LogitFn:
+        """The defence's answer, with the slope of the undefended one, which leads further than the last step's."""
+
+        def target(x: Images) -> Logits:
+            with torch.no_grad():
+                answer = self(clf, x, run=run).logits
+            return passed_by(clf(x), answer)
+
+        return target
 
     def _change(
         self, clf: ZeroShotClassifier, x: Images, run: Run
