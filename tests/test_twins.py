@@ -74,3 +74,16 @@ def test_a_gradient_through_the_twins_moves_what_the_filters_show(photo):
                 for d in (slope, goal)
             )
         assert along > past > 0
+
+
+def test_a_batch_is_its_pictures_and_the_values_are_the_filters_own(photo):
+    two = torch.cat([photo[..., :64, :64], photo[..., 64:128, 64:128]])
+    weights = torch.randn(two.shape, generator=torch.Generator().manual_seed(1))
+    leaf = two.clone().requires_grad_()
+    seen = filters.jpeg(leaf, 75)
+    assert torch.equal(seen, filters.jpeg(two, 75))
+    slopes = torch.autograd.grad((seen * weights).sum(), leaf)[0]
+    for row, weight, slope in zip(two.split(1), weights.split(1), slopes.split(1), strict=True):
+        alone = row.clone().requires_grad_()
+        expected = torch.autograd.grad((twins.jpeg(alone, 75) * weight).sum(), alone)[0]
+        torch.testing.assert_close(slope, expected)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from vlmdefense_demo import twins
-from vlmdefense_demo.geometry import differentiated, from_levels, in_range, passed_by, to_levels
+from vlmdefense_demo.geometry import from_levels, in_range, through_twin, to_levels
 from vlmdefense_demo.run import Run
 from vlmdefense_demo.types import Images
 
@@ -30,8 +31,7 @@ Exchange = Callable[[Tensor, Tensor], Tensor]
 def jpeg(x: Images, quality: int) -> Images:
     """Every picture through Pillow's encoder (4:2:0) and back; a gradient goes through its twin."""
     rows = [_through_a_file(row.permute(1, 2, 0), quality) for row in to_levels(x).cpu()]
-    files = torch.stack(rows).to(x)
-    return passed_by(twins.jpeg(x, quality), files) if differentiated(x) else files
+    return through_twin(x, torch.stack(rows).to(x), partial(twins.jpeg, quality=quality))
 
 
 def _through_a_file(levels: Tensor, quality: int) -> Tensor:
@@ -111,10 +111,8 @@ def non_local_means(x: Images, strength: float, patch: int, distance: int) -> Im
             p, patch_size=patch, patch_distance=distance, h=strength, channel_axis=2, fast_mode=True
         )
 
-    means = _each(x, denoise)
-    if not differentiated(x):
-        return means
-    return passed_by(twins.non_local_means(x, strength, patch, distance), means)
+    twin = partial(twins.non_local_means, strength=strength, patch=patch, distance=distance)
+    return through_twin(x, _each(x, denoise), twin)
 
 
 def _each(x: Images, denoise: Callable[[Picture], Picture]) -> Images:

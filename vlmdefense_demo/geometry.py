@@ -5,11 +5,13 @@ All functions treat every image by itself, so a batch equals its single images.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from vlmdefense_demo.errors import InvalidParameter
 from vlmdefense_demo.types import Images
@@ -122,6 +124,36 @@ def differentiated(x: Tensor) -> bool:
 def passed_by(x: Tensor, changed: Tensor) -> Tensor:
     """What x was changed to, with the slope of x itself (BPDA): the change counts as a constant."""
     return x + (changed - x).detach()
+
+
+class _Twin(torch.autograd.Function):
+    """The values of one function with the slope of another, asked for picture by picture."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Images, changed: Images, twin: Callable[[Images], Images]) -> Images:
+        ctx.save_for_backward(x)
+        ctx.twin = twin
+        return changed.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        [x] = ctx.saved_tensors
+        rows = []
+        for row, slope in zip(x.split(1), gradient.split(1), strict=True):
+            with torch.enable_grad():
+                leaf = row.detach().requires_grad_()
+                rows.append(torch.autograd.grad(ctx.twin(leaf), leaf, slope)[0])
+        return torch.cat(rows), None, None
+
+
+def through_twin(x: Images, changed: Images, twin: Callable[[Images], Images]) -> Images:
+    """What x was changed to, with the slope of a twin of what changed it.
+
+    The twin is asked when a gradient comes back, and for one picture at a time: its graph may be large.
+    """
+    made: Images = _Twin.apply(x, changed, twin)
+    return made
 
 
 def l2_length(x: Images) -> Tensor:
