@@ -44,8 +44,8 @@ class Descent(Defender):
     stochastic: ClassVar[bool] = False
     wanted: ClassVar[str] = "first answer, which it walks towards"
     recipe: ClassVar[str] = (
-        "APGD with two losses down the undefended model's slope, judged by the defence's own answer: its "
-        "steps follow the attack wherever it goes."
+        "APGD with two losses and the mean of two slopes, the undefended model's where the steps begin and "
+        "where they end: they follow the attack wherever it goes."
     )
 
     def start(self, x: Images, run: Run) -> Tensor:
@@ -72,12 +72,14 @@ class Descent(Defender):
         return Cost(image_forward=self.steps + 1, image_backward=self.steps)
 
     def surrogate(self, clf: ZeroShotClassifier, run: Run) -> LogitFn:
-        """The defence's answer, with the slope of the undefended one, which leads further than the last step's."""
+        """The defence's answer, with the mean of two slopes: where its steps end, and where they begin.
+
+        The first alone, the change held constant, leads less far than the second, and both further than either.
+        """
 
         def target(x: Images) -> Logits:
-            with torch.no_grad():
-                answer = self(clf, x, run=run).logits
-            return passed_by(clf(x), answer)
+            answer = self(clf, x, run=run).logits
+            return (answer + passed_by(clf(x), answer.detach())) / 2
 
         return target
 
