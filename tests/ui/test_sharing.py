@@ -18,7 +18,7 @@ from vlmdefense_demo.ui.lecture import shipped
 from vlmdefense_demo.ui.link import OWN
 from vlmdefense_demo.ui.recipe import checked
 from vlmdefense_demo.ui.sharing import make_link
-from vlmdefense_demo.ui.shelf import Shelf
+from vlmdefense_demo.ui.shelf import SIDE, Shelf
 
 CAT, LION = 0, 1
 TICKED = "[...document.querySelectorAll('[id^=choose-] input:checked')].map(i => i.name)"
@@ -65,7 +65,7 @@ def test_the_first_picture_is_the_photo_it_was_cut_from(photos, tmp_path):
     from vlmdefense_demo.images import fit, read_upload
 
     page, path = SimpleNamespace(photos=examples(), stories=()), tmp_path / "clean.png"
-    fit(read_upload(photos["coffee"]).image, sharing.SIDE).save(path)
+    fit(read_upload(photos["coffee"]).image, SIDE).save(path)
     shelf = Shelf(page, str(path))
     assert shelf.first == shelf.name(str(path)) == "coffee"
     changed = Image.open(path).convert("RGB")
