@@ -1,7 +1,7 @@
 """Steps on the pixels before answering: Anti-Adversary, ET3 and the hedge defence on one engine.
 
-Training-free. All three make the model surer of what it sees, so the first two only help where the
-attack barely crossed the boundary, and the third where the noise it starts from has undone the attack.
+Training-free. On a plain model all three make it surer of what it sees, so the first two only help where
+the attack barely crossed the boundary, and the third where the noise it starts from has undone the attack.
 Each assumes an attacker who ignores it.
 """
 
@@ -74,7 +74,8 @@ class Descent(Defender):
     def surrogate(self, clf: ZeroShotClassifier, run: Run) -> LogitFn:
         """The defence's answer, with the mean of two slopes: where its steps end, and where they begin.
 
-        The first alone, the change held constant, leads less far than the second, and both further than either.
+        Against ET3 the first alone, the change held constant, leads less far than the second, and both
+        together further than either (docs/attacks.md).
         """
 
         def target(x: Images) -> Logits:
